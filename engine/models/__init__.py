@@ -1,7 +1,7 @@
 """The model zoo: architectures by name, each a plain torch network behind its own normalisation.
 
-An architecture of our own lives in a file without engine imports, so that the file alone, shipped beside an
-exported checkpoint, rebuilds the network.
+An architecture lives in a file without engine imports, so that the file alone, shipped beside an exported
+checkpoint, rebuilds the network; torchvision's unaltered networks need no file at all.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from engine.models import resnet
+from engine import torchvision_compat as _compat  # noqa: F401  (must come before any torchvision import)
+from engine.models import cnn, imagenet, preact_resnet, resnet, vgg, wide_resnet
 from engine.models.base import Classifier, init_weights
 from engine.registry import Registry
 
@@ -24,8 +25,10 @@ WIDTHS = (4, 256)
 class Model:
     """One architecture.
 
-    ``make(classes, channels[, width])`` builds the bare network; ``width`` is the default number of channels of the
-    first stage, None where it is fixed; ``min_side`` is the smallest image side in pixels that it is meant for.
+    ``make`` builds the bare network from ``classes`` and, where they can be chosen, ``channels`` and ``width``;
+    ``width`` is the default number of channels of the first stage, None where the size is fixed; ``min_side`` is the
+    smallest image side in pixels that the network is meant for; ``torchvision`` names the function of
+    ``torchvision.models`` that gives the same network, where there is one.
     """
 
     title: str
@@ -34,18 +37,128 @@ class Model:
     make: Callable[..., nn.Module]
     width: int | None
     min_side: int
+    torchvision: str | None = None
 
+    @property
+    def three_channels(self) -> bool:
+        """torchvision's networks take three channels; grey images are repeated by the normalisation."""
+        return self.width is None
+
+
+_RESNET = "https://arxiv.org/abs/1512.03385"
 
 MODELS: Registry[Model] = Registry("model")
 MODELS.add(
     "resnet18",
     Model(
-        "ResNet-18",
-        "Residual network with a stem for small images; the usual choice in backdoor papers.",
-        "https://arxiv.org/abs/1512.03385",
-        resnet.ResNet18,
+        title="ResNet-18",
+        about="Residual network with a stem for small images; the usual choice in backdoor papers.",
+        paper=_RESNET,
+        make=resnet.ResNet18,
         width=64,
         min_side=16,
+    ),
+)
+MODELS.add(
+    "preact_resnet18",
+    Model(
+        title="PreActResNet-18",
+        about="Residual network that normalises before each convolution; BackdoorBench's standard, with its names.",
+        paper="https://arxiv.org/abs/1603.05027",
+        make=preact_resnet.PreActResNet18,
+        width=64,
+        min_side=16,
+    ),
+)
+MODELS.add(
+    "vgg19_bn",
+    Model(
+        title="VGG-19-BN",
+        about="Sixteen convolutions in a row, each normalised, and one linear layer.",
+        paper="https://arxiv.org/abs/1409.1556",
+        make=vgg.VGG19BN,
+        width=64,
+        min_side=16,
+    ),
+)
+MODELS.add(
+    "wrn16",
+    Model(
+        title="WRN-16",
+        about="Wide residual network of depth 16; width 16 is WRN-16-1, 32 is WRN-16-2.",
+        paper="https://arxiv.org/abs/1605.07146",
+        make=wide_resnet.WRN16,
+        width=16,
+        min_side=16,
+    ),
+)
+MODELS.add(
+    "mobilenet_v2",
+    Model(
+        title="MobileNetV2",
+        about="torchvision's network of separable convolutions, with a stem for small images.",
+        paper="https://arxiv.org/abs/1801.04381",
+        make=imagenet.mobilenet_v2,
+        width=None,
+        min_side=16,
+    ),
+)
+MODELS.add(
+    "efficientnet_b0",
+    Model(
+        title="EfficientNet-B0",
+        about="torchvision's network with squeeze-and-excitation, with a stem for small images.",
+        paper="https://arxiv.org/abs/1905.11946",
+        make=imagenet.efficientnet_b0,
+        width=None,
+        min_side=16,
+    ),
+)
+MODELS.add(
+    "cnn4",
+    Model(
+        title="CNN, 4 layers",
+        about="Three convolutions and a hidden linear layer without normalisation; its units are output channels.",
+        paper="https://doi.org/10.1109/5.726791",
+        make=cnn.CNN4,
+        width=32,
+        min_side=8,
+    ),
+)
+MODELS.add(
+    "resnet18_imagenet",
+    Model(
+        title="ResNet-18, ImageNet size",
+        about="torchvision's ResNet-18 with the stem for photographs.",
+        paper=_RESNET,
+        make=imagenet.resnet18,
+        width=None,
+        min_side=64,
+        torchvision="resnet18",
+    ),
+)
+MODELS.add(
+    "resnet34_imagenet",
+    Model(
+        title="ResNet-34, ImageNet size",
+        about="torchvision's ResNet-34 with the stem for photographs.",
+        paper=_RESNET,
+        make=imagenet.resnet34,
+        width=None,
+        min_side=64,
+        torchvision="resnet34",
+    ),
+)
+MODELS.add(
+    "resnet50_imagenet",
+    Model(
+        title="ResNet-50, ImageNet size",
+        about="torchvision's ResNet-50 with bottleneck blocks and the stem for photographs.",
+        paper=_RESNET,
+        make=imagenet.resnet50,
+        width=None,
+        min_side=64,
+        torchvision="resnet50",
     ),
 )
 
@@ -55,16 +168,24 @@ def _settings(name: str, classes: int, channels: int, width: int | None) -> dict
     model = MODELS[name]
     if classes < 2:
         raise ValueError(f"expected at least 2 classes, got {classes}")
-    if channels < 1:
-        raise ValueError(f"expected at least 1 colour channel, got {channels}")
+    if channels not in (1, 3):
+        raise ValueError(f"expected 1 or 3 colour channels, got {channels}")
     if model.width is None:
         if width is not None:
             raise ValueError(f"expected no width for {name}, whose size is fixed, got {width}")
-        return {"classes": classes, "channels": channels}
+        return {"classes": classes}
     width = model.width if width is None else width
     if not WIDTHS[0] <= width <= WIDTHS[1]:
         raise ValueError(f"expected width between {WIDTHS[0]} and {WIDTHS[1]} for {name}, got {width}")
     return {"classes": classes, "channels": channels, "width": width}
+
+
+def _per_channel(value: Tensor | None, neutral: float, channels: int, what: str) -> Tensor:
+    if value is None:
+        return torch.full((channels,), neutral)
+    if value.numel() not in (1, channels):
+        raise ValueError(f"expected {channels} values for {what}, one per channel, got {value.numel()}")
+    return value.reshape(-1).expand(channels).clone()
 
 
 def build(
@@ -77,25 +198,52 @@ def build(
     width: int | None = None,
     rng: torch.Generator | None = None,
 ) -> Classifier:
-    """A network behind its normalisation (x - mean) / std; without mean and std pixels pass unchanged."""
-    net = MODELS[name].make(**_settings(name, classes, channels, width))
-    mean = torch.zeros(channels) if mean is None else mean
-    std = torch.ones(channels) if std is None else std
+    """A network behind its normalisation: float images (N, channels, H, W) in [0, 1] -> logits (N, classes).
+
+    Args:
+        name: one of :data:`MODELS`.
+        channels: 1 (grey) or 3 (colour) of the images.
+        mean, std: per channel, of pixels in [0, 1]; without them pixels pass unchanged.
+        width: channels of the first stage, where it can be chosen; the model's default otherwise.
+        rng: draws the initial weights. Without it they come from torch's global generator, which does for
+            weights that are about to be loaded.
+
+    Raises:
+        ValueError: for an unknown name or an impossible size.
+    """
+    settings = _settings(name, classes, channels, width)
+    inputs = 3 if MODELS[name].three_channels else channels
+    mean, std = _per_channel(mean, 0.0, channels, "mean"), _per_channel(std, 1.0, channels, "std")
+    if not bool((std > 0).all()):
+        raise ValueError(f"expected a positive std for each channel, got {[round(v, 4) for v in std.tolist()]}")
+    net = MODELS[name].make(**settings)
     if rng is not None:
         init_weights(net, rng)
-    return Classifier(net, mean, std)
+    # One grey channel minus three means is three channels: the normalisation repeats it for torchvision's networks.
+    return Classifier(net, mean.expand(inputs), std.expand(inputs))
 
 
 def source_file(name: str) -> Path | None:
-    """The file that alone rebuilds the network; None where torchvision itself does."""
-    module = MODELS[name].make.__module__
-    return Path(__file__).with_name(module.rpartition(".")[2] + ".py")
+    """The file that alone, without the engine, rebuilds the bare network; None where torchvision has it unaltered."""
+    model = MODELS[name]
+    if model.torchvision is not None:
+        return None
+    return Path(__file__).with_name(model.make.__module__.rpartition(".")[2] + ".py")
+
+
+def import_line(name: str) -> str:
+    """The import that :func:`constructor_call` needs, with :func:`source_file` in the folder of the script."""
+    file = source_file(name)
+    return "import torchvision" if file is None else f"from {file.stem} import {MODELS[name].make.__name__}"
 
 
 def constructor_call(name: str, classes: int, channels: int, width: int | None = None) -> str:
-    """The expression that builds the bare network from :func:`source_file`, or from torchvision."""
+    """The python expression that builds the bare network after :func:`import_line`."""
     settings = _settings(name, classes, channels, width)
-    return f"{MODELS[name].make.__name__}({', '.join(f'{k}={v}' for k, v in settings.items())})"
+    model = MODELS[name]
+    if model.torchvision is not None:
+        return f"torchvision.models.{model.torchvision}(weights=None, num_classes={classes})"
+    return f"{model.make.__name__}({', '.join(f'{key}={value}' for key, value in settings.items())})"
 
 
-__all__ = ["MODELS", "Classifier", "Model", "build", "constructor_call", "source_file"]
+__all__ = ["MODELS", "WIDTHS", "Classifier", "Model", "build", "constructor_call", "import_line", "source_file"]
