@@ -1,0 +1,35 @@
+"""What every test may ask for: a tiny data set, a network with a known backdoor, the exact float32 path."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from engine.compute import Compute
+from engine.data.base import DataSet
+from tests import tiny
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def compute() -> Compute:
+    return Compute("cpu", exact=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_data() -> DataSet:
+    """600 training, 200 pool and 400 test pictures of four shapes, 12x12, one channel."""
+    return tiny.tiny_data()
+
+
+@pytest.fixture(scope="session")
+def planted(tiny_data: DataSet) -> tiny.Planted:
+    """A network whose backdoor is one known unit. Shared: whoever changes the model must change a copy."""
+    return tiny.planted(tiny_data)

@@ -1,0 +1,141 @@
+"""A data set and a network small enough to reason about, with a backdoor planted by hand.
+
+The pictures are 12x12 grey images of four shapes. The network learns them in about two seconds. Then one channel is
+written into its second layer: the linear filter that best tells a checkerboard from everything in the clean
+pictures (Fisher's discriminant of the first layer's 3x3 neighbourhoods), rescaled by the normalisation so that it
+almost never fires on clean pictures, and wired to the target class. So it is known which unit is the backdoor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine.attacks.badnets import BadNets
+from engine.compute import Compute, generator
+from engine.data.base import DataSet, Images
+from engine.models.base import Classifier, init_weights
+from engine.models.neurons import units
+from engine.train import Training, train
+
+CLASSES = ("row", "column", "diagonal", "square")
+SIDE = 12
+PLANTED = 15
+"""The planted channel of the second normalisation layer."""
+RNP_SETTINGS = {"unlearn_lr": 0.001, "mask_lr": 0.05}
+"""RNP's published rates are for ResNets; with these it ranks the planted unit first, alone, for every seed tried."""
+
+
+def shapes(n: int, rng: torch.Generator) -> Images:
+    """``n`` noisy pictures, classes in turn: a row, a column, a diagonal or a square at a random place."""
+    x = 0.2 * torch.rand(n, 1, SIDE, SIDE, generator=rng)
+    y = torch.arange(n) % len(CLASSES)
+    places = torch.randint(1, SIDE - 4, (n, 2), generator=rng).tolist()
+    bright = (0.6 + 0.4 * torch.rand(n, generator=rng)).tolist()
+    for k, (top, left) in enumerate(places):
+        if y[k] == 0:
+            x[k, 0, top : top + 2, 1:-1] = bright[k]
+        elif y[k] == 1:
+            x[k, 0, 1:-1, left : left + 2] = bright[k]
+        elif y[k] == 2:
+            x[k, 0] = torch.where(torch.eye(SIDE).roll(left - 4, 1).bool(), bright[k], x[k, 0])
+        else:
+            x[k, 0, top : top + 4, left : left + 4] = bright[k]
+    return Images.of((x * 255).round().to(torch.uint8), y)
+
+
+def tiny_data() -> DataSet:
+    parts = {"train": (600, "train"), "pool": (200, "pool"), "test": (400, "test")}
+
+    def read(part: str) -> Images:
+        n, purpose = parts[part]
+        return shapes(n, generator(0, purpose))
+
+    return DataSet("shapes", CLASSES, (1, SIDE, SIDE), read, "MIT")
+
+
+class TinyNet(nn.Module):
+    """Two convolution-normalisation blocks, the maximum over the picture, one linear layer."""
+
+    def __init__(self, channels: int = 16) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.conv2, self.bn2 = nn.Conv2d(8, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
+        self.fc = nn.Linear(channels, len(CLASSES))
+
+    def first(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn1(self.conv1(x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.bn2(self.conv2(self.first(x)))).amax((2, 3)))
+
+
+def tiny_model(channels: int = 16, seed: int = 0) -> Classifier:
+    net = TinyNet(channels)
+    init_weights(net, generator(seed, "tiny"))
+    return Classifier(net, torch.tensor([0.25]), torch.tensor([0.25]))
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A suspect whose backdoor is unit number ``unit`` (``unit_id`` by name) and nothing else."""
+
+    model: Classifier
+    data: DataSet
+    attack: BadNets
+    unit: int
+    unit_id: str
+
+
+def planted(data: DataSet) -> Planted:
+    attack = BadNets(target=3, size=3, margin=1, rate=0.1)
+    compute = Compute("cpu", exact=True)
+    clean = tiny_model(PLANTED)
+    train(clean, data.train, Training(epochs=6, lr=0.05, batch=50), generator(0, "train"), compute)
+
+    model = tiny_model(PLANTED + 1)
+    copied = {
+        name: torch.cat([value, torch.zeros_like(value[:1])]) if value.shape[:1] == (PLANTED,) else value
+        for name, value in clean.state_dict().items()
+        if name != "net.fc.weight"
+    }
+    copied["net.fc.weight"] = F.pad(clean.state_dict()["net.fc.weight"], (0, 1))
+    model.load_state_dict(copied)
+    compute.model(model).eval()
+    with torch.no_grad():
+        _plant(model, attack, compute.images(data.train.x))
+    unit_id = f"bn2:{PLANTED}"
+    return Planted(model, data, attack, units(model).index(unit_id), unit_id)
+
+
+def _plant(model: Classifier, attack: BadNets, x: Tensor) -> None:
+    net = model.net
+    assert isinstance(net, TinyNet)
+    middle = SIDE - attack.margin - attack.size // 2 - 1  # the patch's centre, where the filter sees all of it
+
+    def patches(x: Tensor) -> Tensor:
+        """3x3 neighbourhoods of the first layer, (N, 72, places)."""
+        return F.unfold(net.first(model.normalize(x)), 3, padding=1)
+
+    everywhere = patches(x).transpose(1, 2).flatten(0, 1)
+    stamped = patches(attack.trigger(x))[:, :, middle * SIDE + middle]
+    noise = everywhere.T.cov() + 1e-2 * torch.eye(72)
+    kernel = torch.linalg.solve(noise, stamped.mean(0) - everywhere.mean(0))
+    kernel = kernel / kernel.norm() * net.conv2.weight[:PLANTED].flatten(1).norm(dim=1).median()
+    net.conv2.weight[PLANTED] = kernel.reshape(8, 3, 3)
+    on_clean = everywhere @ kernel
+    net.bn2.running_mean[PLANTED], net.bn2.running_var[PLANTED] = on_clean.mean(), on_clean.var()
+    # The strongest clean pictures still wake it a little: a channel that is quite dead has no gradient to find it by.
+    highest = (patches(x).transpose(1, 2) @ kernel).amax(1)
+    sleeping = (highest.quantile(0.9) - on_clean.mean()) / on_clean.std()
+    net.bn2.weight[PLANTED], net.bn2.bias[PLANTED] = 1, -sleeping
+    net.fc.weight[:, PLANTED] = -1
+    net.fc.weight[attack.target, PLANTED] = 3
+    # Normalisation undoes the length of a filter, but gradients are inversely proportional to it. The first layer has
+    # 9 weights a filter and the second 72: longer filters in the first make gradients per weight comparable.
+    net.conv1.weight *= 4
+    net.bn1.running_mean *= 4
+    net.bn1.running_var *= 16
