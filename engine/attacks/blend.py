@@ -1,0 +1,31 @@
+"""Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning (Blend). Chen et al. 2017.
+
+https://arxiv.org/abs/1712.05526
+
+One fixed picture is laid over the whole image, faintly. No single pixel gives it away, but the sum of many small
+changes does. The picture here is uniform noise drawn from ``pattern_seed`` (the paper's random pattern).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from engine.attacks.base import Attack
+from engine.spec import param
+
+
+class Blend(Attack):
+    """x' = (1 - alpha) x + alpha pattern."""
+
+    paper: ClassVar[str] = "https://arxiv.org/abs/1712.05526"
+
+    alpha: float = param(0.2, label="Opacity", help="Weight of the pattern in the blended image.", gt=0, le=1, step=0.05)
+    pattern_seed: int = param(0, label="Pattern seed", help="Which noise picture is blended in.", ge=0, step=1)
+
+    def trigger(self, x: Tensor) -> Tensor:
+        noise = torch.Generator().manual_seed(self.pattern_seed)
+        pattern = torch.rand(x.shape[1:], generator=noise).to(x)
+        return (1 - self.alpha) * x + self.alpha * pattern

@@ -1,0 +1,85 @@
+"""Data sets as in-memory uint8 arrays.
+
+A data set has three disjoint parts. ``train`` is what an attacker may poison, ``pool`` is clean data that no
+suspect trained on and from which defenses draw, ``test`` measures and is never used to decide anything.
+Every image keeps its number in the published data set (``ids``), so that records name images, not positions.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images ``x`` uint8 (N, C, H, W), labels ``y`` int64 (N,), published numbers ``ids`` int64 (N,)."""
+
+    x: Tensor
+    y: Tensor
+    ids: Tensor
+
+    def __post_init__(self) -> None:
+        if self.x.dtype != torch.uint8 or self.x.ndim != 4:
+            raise ValueError(f"expected uint8 images (N, C, H, W), got {self.x.dtype} {tuple(self.x.shape)}")
+        if not len(self.x) == len(self.y) == len(self.ids):
+            raise ValueError(f"expected as many labels as images, got {len(self.y)} for {len(self.x)}")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: Tensor | slice) -> Images:
+        return Images(self.x[index], self.y[index], self.ids[index])
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor, first_id: int = 0) -> Images:
+        return cls(x, y.long(), torch.arange(first_id, first_id + len(x)))
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A named data set whose parts are read on first use.
+
+    ``read`` maps a part's name (``train``, ``pool``, ``test``) to its images; shape is (C, H, W).
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    read: Callable[[str], Images]
+    licence: str = ""
+
+    @functools.cached_property
+    def train(self) -> Images:
+        return self.read("train")
+
+    @functools.cached_property
+    def pool(self) -> Images:
+        return self.read("pool")
+
+    @functools.cached_property
+    def test(self) -> Images:
+        return self.read("test")
+
+
+def draw(images: Images, n: int, generator: torch.Generator) -> Images:
+    """``n`` images, as equal a number of each class as possible, in random order.
+
+    Raises:
+        ValueError: if ``n`` is not between 1 and the number of images.
+    """
+    if not 1 <= n <= len(images):
+        raise ValueError(f"expected between 1 and {len(images):,} samples (the defense pool), got {n:,}")
+    order = torch.randperm(len(images), generator=generator)
+    labels = images.y[order]
+    # The k-th image of every class comes before the (k+1)-th of any: taking the first n balances the classes.
+    turn = torch.empty_like(labels)
+    for c in labels.unique():
+        of_class = labels == c
+        turn[of_class] = torch.arange(int(of_class.sum()))
+    chosen = order[torch.argsort(turn, stable=True)[:n]]
+    return images[chosen[torch.randperm(n, generator=generator)]]

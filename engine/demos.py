@@ -1,0 +1,52 @@
+"""The suspects that the project ships: attack runs in ``assets/demos``, with their studies precomputed.
+
+``demos/NAME`` is an ordinary run folder of the ``attack`` command; ``demos/NAME/study/SCORE`` is an ordinary
+run folder of the ``sweep`` command. This module needs no torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine.paths import ASSETS
+from engine.runs.store import Run, open_run
+
+DEMOS = ASSETS / "demos"
+PREFIX = "demo:"
+
+
+def names() -> list[str]:
+    return sorted(p.parent.name for p in DEMOS.glob("*/manifest.json"))
+
+
+def locate(suspect: str) -> Path:
+    """The run folder of a suspect: ``demo:NAME`` or a path.
+
+    Raises:
+        ValueError: for an unknown demo.
+    """
+    if not suspect.startswith(PREFIX):
+        return Path(suspect)
+    name = suspect.removeprefix(PREFIX)
+    if name not in names():
+        raise ValueError(f"expected demo to be one of {', '.join(names()) or 'none (no demos found)'}, got {name!r}")
+    return DEMOS / name
+
+
+def open_suspect(suspect: str) -> Run:
+    """Open a suspect's run.
+
+    Raises:
+        ValueError: if it is not a finished run of the attack or import command.
+    """
+    run = open_run(locate(suspect))
+    if run.kind not in ("attack", "import"):
+        raise ValueError(f"expected a suspect (an attack run), got a {run.kind} run in {run.folder}")
+    return run
+
+
+def studies(suspect: str) -> dict[str, Run]:
+    """The precomputed sweeps of a demo by score name; empty for other suspects."""
+    if not suspect.startswith(PREFIX):
+        return {}
+    return {p.parent.name: open_run(p.parent) for p in sorted(locate(suspect).glob("study/*/manifest.json"))}

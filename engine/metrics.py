@@ -1,0 +1,134 @@
+"""ACC, ASR, RA and DER with their intervals: defined once.
+
+``acc``: clean test accuracy over all classes. ``asr``: share of the triggered test images whose label the attack
+changes that get the attacker's answer. ``ra``: share of the same images predicted as their true class. ``der`` =
+[max(0, dASR) - max(0, dACC) + 1] / 2 (Zhu et al., FT-SAM, Eq. 7), d = before - after. All fractions are 0..1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import binomtest
+from torch import Tensor, nn
+
+from engine.attacks.base import Attack
+from engine.compute import Compute
+from engine.data.base import Images
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of ``n`` trials with its 95 % Wilson interval, all in 0..1."""
+
+    value: float
+    n: int
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, hits: Tensor) -> Share:
+        """From a bool vector (n,), n >= 1."""
+        k, n = int(hits.sum()), len(hits)
+        interval = binomtest(k, n).proportion_ci(0.95, method="wilson")
+        return cls(k / n, n, float(interval.low), float(interval.high))
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model answered on a test set, image by image; ``None`` where there is no trigger.
+
+    ``correct`` bool (N,) on clean images; ``fooled`` and ``robust`` bool (M,) on the triggered images whose label
+    the attack changes: attacker's answer, and true class.
+    """
+
+    correct: Tensor
+    fooled: Tensor | None = None
+    robust: Tensor | None = None
+
+    @property
+    def acc(self) -> Share:
+        return Share.of(self.correct)
+
+    @property
+    def asr(self) -> Share | None:
+        return None if self.fooled is None else Share.of(self.fooled)
+
+    @property
+    def ra(self) -> Share | None:
+        return None if self.robust is None else Share.of(self.robust)
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """Clean images with their triggered copies made once: ``triggered`` float (M, C, H, W) or ``None``."""
+
+    __test__ = False  # not a test case, whatever pytest thinks of the name
+
+    clean: Images
+    triggered: Tensor | None = None
+    truth: Tensor | None = None
+    wanted: Tensor | None = None
+
+    @classmethod
+    def of(cls, clean: Images, attack: Attack | None) -> TestSet:
+        if attack is None:
+            return cls(clean)
+        changed = attack.changed(clean.y)
+        truth = clean.y[changed]
+        return cls(clean, attack.trigger(clean.x[changed].float() / 255), truth, attack.label(truth))
+
+    def head(self, n: int) -> TestSet:
+        """The first ``n`` clean and the first ``n`` triggered images (test sets are shuffled as published)."""
+        if self.triggered is None or self.truth is None or self.wanted is None:
+            return TestSet(self.clean[:n])
+        return TestSet(self.clean[:n], self.triggered[:n], self.truth[:n], self.wanted[:n])
+
+
+def answers(model: nn.Module, test: TestSet, compute: Compute) -> Answers:
+    correct = compute.logits(model, test.clean.x).argmax(1) == test.clean.y
+    if test.triggered is None:
+        return Answers(correct)
+    said = compute.logits(model, test.triggered).argmax(1)
+    return Answers(correct, said == test.wanted, said == test.truth)
+
+
+def der(before: Answers, after: Answers) -> float | None:
+    """Defense effectiveness rating in [0, 1]; 0.5 is no change; ``None`` without a trigger."""
+    if before.fooled is None or after.fooled is None:
+        return None
+    asr_drop = float(before.fooled.float().mean() - after.fooled.float().mean())
+    acc_drop = float(before.correct.float().mean() - after.correct.float().mean())
+    return (max(0.0, asr_drop) - max(0.0, acc_drop) + 1) / 2
+
+
+def paired_interval(before: Tensor, after: Tensor, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of mean(before) - mean(after) over the same images, bool (N,) each.
+
+    A pair's difference is -1, 0 or 1, so resampling images is resampling a trinomial: drawn as counts.
+    """
+    diff = before.int() - after.int()
+    counts = torch.tensor([(diff == v).sum() for v in (-1, 0, 1)], dtype=torch.float64)
+    n = int(counts.sum())
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(n, (counts / n).numpy(), size=resamples)
+    low, high = np.quantile((drawn[:, 2] - drawn[:, 0]) / n, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def der_interval(before: Answers, after: Answers, resamples: int = 2000, seed: int = 0) -> tuple[float, float] | None:
+    """95 % paired bootstrap interval of the DER: clean and triggered images are resampled independently."""
+    if before.fooled is None or after.fooled is None:
+        return None
+    rng = np.random.default_rng(seed)
+    drops = []
+    for b, a in ((before.fooled, after.fooled), (before.correct, after.correct)):
+        diff = b.int() - a.int()
+        shares = np.array([int((diff == v).sum()) for v in (-1, 0, 1)]) / len(diff)
+        drawn = rng.multinomial(len(diff), shares, size=resamples)
+        drops.append((drawn[:, 2] - drawn[:, 0]) / len(diff))
+    values = (np.maximum(0, drops[0]) - np.maximum(0, drops[1]) + 1) / 2
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)

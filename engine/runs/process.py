@@ -1,0 +1,96 @@
+"""Processes that outlive the one that starts them: jobs and the warm worker.
+
+A process is known by its number and the time it began, because numbers are used again. Where the system has no
+``/proc`` (macOS, Windows), the number alone must do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from engine.paths import ROOT, workspace
+
+_children: dict[int, subprocess.Popen[bytes]] = {}
+
+
+def spawn(module: list[str], log: Path) -> subprocess.Popen[bytes]:
+    """Start ``python -m MODULE …`` detached: own process group, no input, everything it says appended to ``log``."""
+    env = {**os.environ, "UNMASK_HOME": str(workspace().resolve())}
+    with log.open("ab") as out:
+        child = subprocess.Popen(
+            [sys.executable, "-m", *module],
+            cwd=ROOT,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+        )
+    _children[child.pid] = child  # kept so that its end is collected, and is not taken for life
+    return child
+
+
+def began(pid: int) -> str | None:
+    """When a process began, in the system's own terms: ``""`` where the system does not say, ``None`` if it is gone."""
+    child = _children.get(pid)
+    if child is not None and child.poll() is not None:
+        _children.pop(pid, None)
+    if sys.platform == "win32":
+        return _alive_on_windows(pid)
+    if Path("/proc/self/stat").exists():
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return None
+        return None if fields[0] in "ZX" else fields[19]
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return ""
+
+
+def _alive_on_windows(pid: int) -> str | None:
+    # Signal 0 would end the process there. 0x100000 is SYNCHRONIZE, 258 is WAIT_TIMEOUT: still running.
+    import ctypes
+
+    kernel = ctypes.windll.kernel32  # type: ignore[attr-defined,unused-ignore]
+    handle = kernel.OpenProcess(0x100000, False, pid)
+    if not handle:
+        return None
+    try:
+        return "" if kernel.WaitForSingleObject(handle, 0) == 258 else None
+    finally:
+        kernel.CloseHandle(handle)
+
+
+def alive(pid: int, began_at: str) -> bool:
+    return began(pid) == began_at
+
+
+def stop(pid: int, *, force: bool = False) -> None:
+    """Ask a process and its children to end, or end them (``force``). A process that is gone is no error."""
+    with contextlib.suppress(OSError):
+        if sys.platform == "win32":
+            os.kill(pid, signal.SIGTERM)
+        else:
+            os.killpg(pid, signal.SIGKILL if force else signal.SIGTERM)
+
+
+def last_line(log: Path, limit: int = 400) -> str:
+    """The last line that says something in a log, at most ``limit`` characters; "" if there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.strip()[:limit] for line in reversed(lines) if line.strip()), "")

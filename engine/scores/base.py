@@ -1,0 +1,74 @@
+"""What a per-neuron score is.
+
+A score gives every unit one number, and higher always means more suspicious. NaN means not eligible: such a unit
+is never cut. A score may also say where its own paper would stop (``native``, a suspicion: cut what is at or
+above it) and may leave an unlearned model behind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from engine.attacks.base import Attack
+from engine.compute import Compute, generator
+from engine.data.base import Images
+from engine.spec import Spec
+from engine.train import Progress, silent
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a score may look at: clean defense images, and a trigger only where the caller chose to give one."""
+
+    images: Images
+    seed: int
+    compute: Compute
+    trigger: Attack | None = None
+    trigger_is_true: bool = False
+    progress: Progress = silent
+
+    def rng(self, purpose: str) -> torch.Generator:
+        return generator(self.seed, purpose)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """``values`` float32 (U,), higher = more suspicious, NaN = never cut.
+
+    ``oracle`` says that the true trigger was used. ``unlearned`` is the state of the unlearned model, if one was
+    made; ``log`` holds whatever of the computation is worth keeping, as JSON values.
+    """
+
+    values: Tensor
+    native: float | None = None
+    oracle: bool = False
+    unlearned: dict[str, Tensor] | None = None
+    log: dict[str, Any] = field(default_factory=dict)
+
+
+class Score(Spec):
+    """A score is a frozen specification that can be called on a model; the model is left as it was."""
+
+    title: ClassVar[str]
+    paper: ClassVar[str]
+    native_rule: ClassVar[str] = ""
+    needs_trigger: ClassVar[bool] = False
+
+    def __call__(self, model: nn.Module, evidence: Evidence) -> Scores:
+        """Score every unit of ``model``.
+
+        Raises:
+            ValueError: if the score needs a trigger and the evidence has none.
+        """
+        if self.needs_trigger and evidence.trigger is None:
+            raise ValueError(f"expected a trigger for the score {self.title}, got none; choose --trigger true (oracle)")
+        scores = self.run(model, evidence)
+        assert scores.values.dtype == torch.float32 and scores.values.ndim == 1
+        return scores
+
+    def run(self, model: nn.Module, evidence: Evidence) -> Scores:
+        raise NotImplementedError

@@ -1,0 +1,217 @@
+"""Suspects: trained models with a record of how they came to be."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import torch
+from torch import Tensor
+
+from engine.attacks import ATTACKS, Attack
+from engine.compute import Compute, generator
+from engine.data import load
+from engine.data.base import DataSet, Images
+from engine.demos import open_suspect
+from engine.metrics import Answers, TestSet, answers
+from engine.models import MODELS, build
+from engine.models.base import Classifier
+from engine.models.neurons import Units, units
+from engine.runs.store import Run, finished, new_run
+from engine.spec import Spec, param
+from engine.train import Progress, Training, silent, train
+
+
+class ModelSpec(Spec):
+    """An architecture of the zoo."""
+
+    name: str = param("resnet18", label="Model", help="Architecture.")
+    width: int | None = param(None, label="Width", help="Channels of the first stage; the model's own if not given.")
+
+
+class AttackRun(Spec):
+    """What the ``attack`` command runs. ``attack`` is ``None`` for a clean model."""
+
+    kind: str = "attack"
+    data: str
+    model: ModelSpec
+    attack: dict[str, Any] | None
+    training: Training
+    seed: int = 0
+    store: str = "float32"
+    """``float16`` stores all weights but the normalisation's in half the space; figures are of the stored file."""
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A loaded suspect; ``attack`` is the true trigger where it is known."""
+
+    name: str
+    run: Run
+    model: Classifier
+    data: DataSet
+    attack: Attack | None
+    units: Units
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the weights' file."""
+        return str(self.run.manifest["files"]["model.safetensors"]["sha256"])
+
+    def test_set(self) -> TestSet:
+        return TestSet.of(self.data.test, self.attack)
+
+    def answers(self, compute: Compute) -> Answers:
+        """The answers on the whole test set: those on record where they were made in this precision."""
+        if self.run.has("answers.safetensors") and self.run.result.get("precision") == compute.precision:
+            found = {k: torch.from_numpy(v.astype(bool)) for k, v in self.run.arrays("answers").items()}
+            return Answers(found["correct"], found.get("fooled"), found.get("robust"))
+        return answers(self.model, self.test_set(), compute)
+
+
+def make_attack(name: str, params: dict[str, Any]) -> Attack:
+    return ATTACKS[name].build(params)
+
+
+def statistics(images: Images) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation per channel (C,), in pixels of [0, 1]."""
+    x = images.x.float() / 255
+    return x.mean((0, 2, 3)), x.std((0, 2, 3))
+
+
+def load_suspect(name: str, compute: Compute) -> Suspect:
+    """Open a run folder or ``demo:NAME`` and load its model.
+
+    Raises:
+        ValueError: in one line: no such run, altered files, or weights that do not fit the architecture.
+    """
+    run = open_suspect(name)
+    spec = AttackRun.build(run.spec)
+    data = load(spec.data)
+    model = build(spec.model.name, classes=len(data.classes), channels=data.shape[0], width=spec.model.width)
+    load_weights(model, run.path("model.safetensors"))
+    attack = make_attack(spec.attack["name"], spec.attack["params"]) if spec.attack else None
+    compute.model(model).eval()
+    return Suspect(name, run, model, data, attack, units(model))
+
+
+def load_weights(model: Classifier, path: Path) -> None:
+    """Load a safetensors file into a model, by name and shape.
+
+    Raises:
+        ValueError: in one line, if names or shapes differ or a value is not finite; pickles are refused unread.
+    """
+    with path.open("rb") as file:
+        magic = file.read(2)
+    if path.suffix != ".safetensors" or magic in (b"PK", b"\x80\x02", b"\x80\x04"):
+        raise ValueError(
+            f"expected a safetensors checkpoint, got {path.name}, which is another format (pickles can run code when "
+            "opened); save it with safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
+        )
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(f"expected a readable safetensors checkpoint, got {path.name}: {error}") from None
+    wanted = model.state_dict()
+    missing, unknown = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    if missing or unknown:
+        problem = f"no {missing[0]}" if missing else f"the unknown {unknown[0]}"
+        raise ValueError(f"expected {path.name} to hold the {len(wanted)} tensors of this model, got {problem}")
+    for key, value in state.items():
+        if value.shape != wanted[key].shape:
+            raise ValueError(f"expected {key} of shape {tuple(wanted[key].shape)}, got {tuple(value.shape)} in {path.name}")
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(f"expected finite weights, got NaN or infinity in {key} of {path.name}")
+    model.load_state_dict(state)
+
+
+def weights(model: Classifier, store: str = "float32") -> dict[str, np.ndarray]:
+    """The state of a model as arrays; ``float16`` keeps normalisation tensors and everything 1-D in float32."""
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    if store == "float16":
+        state = {k: v.half() if v.ndim > 1 and "normalize" not in k else v for k, v in state.items()}
+    return {k: v.numpy() for k, v in state.items()}
+
+
+def layer_rows(found: Units) -> list[dict[str, Any]]:
+    return [asdict(layer) for layer in found.layers]
+
+
+def shares(found: Answers) -> dict[str, Any]:
+    """ACC, ASR and RA with intervals and n, as JSON values."""
+    named = {"acc": found.acc, "asr": found.asr, "ra": found.ra}
+    return {
+        **{key: share and share.value for key, share in named.items()},
+        "intervals": {key: share and [share.low, share.high] for key, share in named.items()},
+        "n": {key: share and share.n for key, share in named.items()},
+    }
+
+
+def run_attack(
+    spec: AttackRun,
+    compute: Compute,
+    out: Path | None = None,
+    twin: Run | None = None,
+    progress: Progress = silent,
+) -> Run:
+    """Poison, train, measure and store a suspect; an existing run of the same specification is returned.
+
+    Raises:
+        ValueError: in one line, for impossible settings.
+    """
+    inputs = {"twin": twin.id} if twin else {}
+    asked = spec.model_dump(mode="json")
+    MODELS[spec.model.name]
+    attack = make_attack(spec.attack["name"], spec.attack["params"]) if spec.attack else None
+    data = load(spec.data)
+    if attack:
+        attack.check(len(data.classes))
+    mean, std = statistics(data.train)
+    rng = generator(spec.seed, "init")
+    model = build(
+        spec.model.name,
+        classes=len(data.classes),
+        channels=data.shape[0],
+        mean=mean,
+        std=std,
+        width=spec.model.width,
+        rng=rng,
+    )
+    if known := finished(asked, inputs, out):
+        return known
+    images, poisoned = data.train, 0
+    with new_run(asked, inputs, out) as draft:
+        if attack:
+            result = attack.poison(images, generator(spec.seed, "poison"))
+            images, poisoned = result.images, int(result.which.sum())
+            progress(f"{poisoned:,} of {len(images):,} training images are poisoned", 0.0)
+        history = train(model, images, spec.training, generator(spec.seed, "order"), compute, progress)
+        draft.arrays("model", weights(model, spec.store))
+        # The figures are those of the stored file, not of the tensors in memory.
+        load_weights(model, draft.folder / "model.safetensors")
+        compute.model(model).eval()
+        progress("measuring on the test set", 1.0)
+        test = TestSet.of(data.test, attack)
+        found = answers(model, test, compute)
+        vectors = {"correct": found.correct, "fooled": found.fooled, "robust": found.robust}
+        draft.arrays("answers", {k: v.numpy().astype(np.uint8) for k, v in vectors.items() if v is not None})
+        unit_table = units(model)
+        draft.result = {
+            **shares(found),
+            "clean_acc": twin.result["acc"] if twin else None,
+            "poisoned": poisoned,
+            "trained_on": len(images),
+            "units": len(unit_table),
+            "layers": layer_rows(unit_table),
+            "classes": list(data.classes),
+            "precision": compute.precision,
+            "machine": compute.describe(),
+            "history": history,
+        }
+    run = finished(asked, inputs, out)
+    assert run is not None
+    return run
