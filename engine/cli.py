@@ -1,0 +1,175 @@
+"""Everything the dashboard can do, headless: ``python -m engine COMMAND``.
+
+With ``--json`` exactly one JSON document goes to stdout; progress goes to stderr. A refusal is one line on
+stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from engine import demos
+from engine.runs.journal import Journal
+from engine.runs.store import Run, open_run
+
+Json = dict[str, Any] | list[Any]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} (see python -m engine {self.prog.removeprefix('engine').strip()} --help)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, or 2 for a refusal."""
+    journal: Journal | None = None
+    # A cancelled job must leave nothing half-written: SIGTERM unwinds like an exception.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        args = _parser().parse_args(arguments)
+        out: Path | None = getattr(args, "out", None)
+        if out is not None and (out / "job.json").exists():
+            journal = Journal(out)
+        progress = _Reporter(journal)
+        document = args.command(args, progress)
+        progress.end()
+        _print(document, args.json)
+        if journal:
+            journal.done()
+        return 0
+    except (ValueError, OSError) as error:
+        line = " ".join(str(error).split())
+        if journal:
+            journal.failed(line)
+        sys.stderr.write(f"error: {line}\n")
+        return 2
+
+
+class _Reporter:
+    """Progress to stderr (one line, rewritten, on a terminal) and to the journal of a job."""
+
+    def __init__(self, journal: Journal | None) -> None:
+        self._journal = journal
+        self._last = 0.0
+
+    def __call__(self, what: str, share: float) -> None:
+        if self._journal:
+            self._journal.progress(what, share)
+        now = time.monotonic()
+        if now - self._last >= (0.2 if sys.stderr.isatty() else 5):
+            self._last = now
+            line = f"{share:4.0%}  {what}"
+            sys.stderr.write(f"\r{line:<78}" if sys.stderr.isatty() else line + "\n")
+            sys.stderr.flush()
+
+    def end(self) -> None:
+        if sys.stderr.isatty() and self._last:
+            sys.stderr.write("\r" + " " * 78 + "\r")
+
+
+def _print(document: Json, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(document, ensure_ascii=False, allow_nan=False))
+    elif isinstance(document, list):
+        for row in document:
+            print(f"{row['name']:<24} {row.get('title', '')}")
+    else:
+        for key, value in document.items():
+            if not isinstance(value, (dict, list)):
+                print(f"{key:<14} {value:.4f}" if isinstance(value, float) else f"{key:<14} {value}")
+
+
+def _assignments(pairs: list[str]) -> dict[str, dict[str, Any]]:
+    """``--set k=v`` by the part before the dot; keys without one belong to the method itself (``""``)."""
+    found: dict[str, dict[str, Any]] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise ValueError(f"expected --set key=value, got {pair!r}")
+        group, _, name = key.rpartition(".")
+        found.setdefault(group, {})[name] = value
+    return found
+
+
+def _groups(pairs: list[str], *allowed: str) -> list[dict[str, Any]]:
+    found = _assignments(pairs)
+    for group in found:
+        if group not in allowed:
+            names = ", ".join(f"{a}.KEY" if a else "KEY" for a in allowed)
+            raise ValueError(f"expected --set with {names}, got {group}.{next(iter(found[group]))}")
+    return [found.get(group, {}) for group in allowed]
+
+
+def _row(run: Run) -> dict[str, Any]:
+    return {"run": run.id, "folder": str(run.folder), **run.result}
+
+
+def _attack(args: argparse.Namespace, progress: Callable[[str, float], None]) -> Json:
+    from engine.compute import Compute
+    from engine.suspects import AttackRun, make_attack, run_attack
+
+    params, model, training = _groups(args.set, "", "model", "training")
+    compute = Compute(args.device)
+    preset: dict[str, Any] = {"model": {}, "training": {}}
+    if args.preset == "demo":
+        preset = {"model": {"width": 32}, "training": {"epochs": 4}}
+    attack = None if args.attack == "none" else make_attack(args.attack, params)
+    if attack is None and params:
+        raise ValueError(f"expected no attack settings without an attack, got {', '.join(params)}")
+    common: dict[str, Any] = {
+        "data": args.data,
+        "model": {"name": args.model, **preset["model"], **model},
+        "training": {**preset["training"], **training},
+        "seed": args.seed,
+        "store": args.store,
+    }
+    twin = None
+    if args.twin == "train":
+        sys.stderr.write("training the clean twin first\n")
+        twin = run_attack(AttackRun.build(common, attack=None), compute, progress=progress)
+    elif args.twin:
+        twin = demos.open_suspect(args.twin)
+    recorded = {"name": args.attack, "params": attack.model_dump(mode="json")} if attack else None
+    return _row(run_attack(AttackRun.build(common, attack=recorded), compute, args.out, twin, progress))
+
+
+def _verify(args: argparse.Namespace, _progress: Callable[[str, float], None]) -> Json:
+    run = open_run(demos.locate(args.run))
+    return {"run": run.id, "kind": run.kind, "verified": run.verify()}
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="engine", description="Unmask: see, score and cut backdoors in neural networks.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def command(name: str, handler: Callable[..., Json], help: str) -> _Parser:
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.add_argument("--json", action="store_true", help="print one JSON document")
+        sub.set_defaults(command=handler)
+        return sub
+
+    def running(sub: _Parser) -> None:
+        sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; repeatable")
+        sub.add_argument("--seed", type=int, default=0)
+        sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+        sub.add_argument("--out", type=Path, help="run folder (default: runs/<run id> in the workspace)")
+
+    attack = command("attack", _attack, "poison a training set and train a suspect on it")
+    attack.add_argument("--data", required=True)
+    attack.add_argument("--model", required=True)
+    attack.add_argument("--attack", required=True, help="an attack's name, or none for a clean model")
+    attack.add_argument("--twin", help="run of a clean model, or train")
+    attack.add_argument("--preset", choices=["demo"], help="demo: the settings of the shipped models")
+    attack.add_argument("--store", choices=["float32", "float16"], default="float32")
+    running(attack)
+
+    verify = command("verify", _verify, "check every file of a run against its manifest")
+    verify.add_argument("run", metavar="RUN")
+    return parser
