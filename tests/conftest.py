@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
+from hypothesis import settings
 
 from engine.compute import Compute
 from engine.data.base import DataSet
 from tests import tiny
+
+# The same examples on every machine, and no folder of them beside the code.
+os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", ".pytest_cache/hypothesis")
+settings.register_profile("unmask", derandomize=True, database=None, deadline=None)
+settings.load_profile("unmask")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,0 +1,187 @@
+"""Triggers pixel by pixel; what poisoning changes, and what it leaves alone."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.attacks import ATTACKS, Attack
+from engine.attacks.badnets import BadNets
+from engine.attacks.blend import Blend
+from engine.attacks.sig import SIG
+from engine.compute import generator
+from engine.data.base import DataSet, Images
+
+ALL = [pytest.param(cls(), id=name) for name, cls in ATTACKS.items()]
+
+
+def pictures(n: int = 3, channels: int = 1, side: int = 12) -> Tensor:
+    return torch.rand(n, channels, side, side, generator=generator(0, "pictures"))
+
+
+# Golden pixels.
+
+
+def test_badnets_pixels() -> None:
+    x = torch.full((1, 1, 5, 5), 0.25)
+    q = 0.25
+    assert BadNets(size=3, margin=1).trigger(x)[0, 0].tolist() == [
+        [q, q, q, q, q],
+        [q, 1, 0, 1, q],
+        [q, 0, 1, 0, q],
+        [q, 1, 0, 1, q],
+        [q, q, q, q, q],
+    ]
+    assert BadNets(size=2, margin=0).trigger(x)[0, 0, 3:, 3:].tolist() == [[1, 0], [0, 1]]
+
+
+def test_badnets_stamps_all_colours_alike() -> None:
+    x = BadNets(size=3, margin=1).trigger(torch.zeros(2, 3, 5, 5))
+    assert torch.equal(x[:, 0], x[:, 1])
+    assert torch.equal(x[:, 0], x[:, 2])
+
+
+def test_badnets_refuses_a_patch_that_does_not_fit() -> None:
+    BadNets(size=4, margin=1).trigger(torch.zeros(1, 1, 5, 9))
+    with pytest.raises(ValueError, match=r"^expected size \+ margin of at most 5 pixels, got 6$"):
+        BadNets(size=4, margin=2).trigger(torch.zeros(1, 1, 5, 9))
+
+
+def test_blend_pixels() -> None:
+    grey = torch.full((1, 1, 2, 2), 0.5)
+    pattern = torch.tensor([0.4963, 0.7682, 0.0885, 0.1320])  # torch's uniform numbers for seed 0
+    mixed = Blend(alpha=0.2).trigger(grey).flatten()
+    assert mixed.tolist() == pytest.approx((0.4 + 0.2 * pattern).tolist(), abs=2e-5)
+    assert Blend(alpha=1.0).trigger(grey).flatten().tolist() == pytest.approx(pattern.tolist(), abs=1e-4)
+    assert not torch.equal(Blend(pattern_seed=1).trigger(grey), Blend(pattern_seed=2).trigger(grey))
+
+
+def test_blend_lays_the_same_picture_over_every_image() -> None:
+    x = pictures(2)
+    added = Blend(alpha=0.5).trigger(x) - 0.5 * x
+    assert torch.allclose(added[0], added[1], atol=1e-6)
+
+
+def test_sig_pixels() -> None:
+    step = 40 / 255
+    x = torch.full((1, 1, 2, 4), 0.5)
+    wave = SIG(delta=40, frequency=1).trigger(x)[0, 0]
+    assert wave[0].tolist() == pytest.approx([0.5, 0.5 + step, 0.5, 0.5 - step], abs=1e-6)
+    assert torch.equal(wave[0], wave[1])
+    # Clipped at both ends.
+    assert SIG(delta=40, frequency=1).trigger(torch.zeros(1, 1, 1, 4)).flatten().tolist() == pytest.approx(
+        [0, step, 0, 0], abs=1e-6
+    )
+    assert float(SIG(delta=40, frequency=1).trigger(torch.ones(1, 1, 1, 4)).max()) == 1.0
+
+
+def test_sig_has_as_many_waves_as_it_says() -> None:
+    row = SIG(delta=100, frequency=6).trigger(torch.full((1, 1, 1, 28), 0.5))[0, 0, 0] - 0.5
+    expected = [100 / 255 * math.sin(2 * math.pi * 6 * j / 28) for j in range(28)]
+    assert row.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+# What every trigger promises.
+
+
+@pytest.mark.parametrize("attack", ALL)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_triggers_keep_shape_range_and_their_input(attack: Attack, channels: int) -> None:
+    x = pictures(4, channels)
+    x[0], x[1] = 0, 1
+    before = x.clone()
+    stamped = attack.trigger(x)
+    assert stamped.shape == x.shape
+    assert stamped.dtype == x.dtype
+    assert torch.equal(x, before)
+    assert float(stamped.min()) >= 0
+    assert float(stamped.max()) <= 1
+    assert not torch.equal(stamped, x)
+    # Nothing about the trigger depends on the rest of the batch, or on chance.
+    assert torch.equal(attack.trigger(x[2:3]), stamped[2:3])
+    assert torch.equal(type(attack)(**attack.model_dump()).trigger(x), stamped)
+
+
+@pytest.mark.parametrize("attack", ALL)
+def test_label_rule(attack: Attack) -> None:
+    y = torch.tensor([0, 1, 2, 0])
+    assert attack.label(y).tolist() == [0, 0, 0, 0]
+    assert attack.changed(y).tolist() == [False, True, True, False]
+
+
+@pytest.mark.parametrize("attack", ALL)
+def test_a_target_that_is_no_class_is_refused(attack: Attack) -> None:
+    attack.model_copy(update={"target": 3}).check(4)
+    with pytest.raises(ValueError, match=r"^expected target between 0 and 3, got 4$"):
+        attack.model_copy(update={"target": 4}).check(4)
+    with pytest.raises(ValueError, match="target"):
+        type(attack).build(target=-1)
+
+
+# What poisoning promises.
+
+
+@pytest.mark.parametrize("attack", ALL)
+def test_poisoning_changes_the_promised_images_and_no_others(attack: Attack, tiny_data: DataSet) -> None:
+    images = tiny_data.train
+    before = Images(images.x.clone(), images.y.clone(), images.ids.clone())
+    poisoned = attack.poison(images, generator(0, "poison"))
+    after, which = poisoned.images, poisoned.which
+    assert torch.equal(images.x, before.x)
+    assert torch.equal(images.y, before.y)
+    assert torch.equal(after.ids, images.ids)
+    assert which.dtype == torch.bool
+    assert torch.equal(after.x[~which], images.x[~which])
+    assert torch.equal(after.y[~which], images.y[~which])
+    stamped = attack.trigger(images.x[which].float() / 255)
+    # A stored picture has 8 bits: the trigger is rounded to the nearest grey level and no further.
+    assert float((after.x[which].float() / 255 - stamped).abs().max()) <= 0.5 / 255 + 1e-6
+    if attack.clean_label:
+        assert torch.equal(after.y, images.y)
+        assert set(images.y[which].tolist()) == {attack.target}
+        assert int(which.sum()) == round(attack.rate * int((images.y == attack.target).sum()))
+    else:
+        assert set(after.y[which].tolist()) == {attack.target}
+        assert attack.target not in images.y[which].tolist()
+        assert int(which.sum()) == round(attack.rate * len(images))
+
+
+@pytest.mark.parametrize(("rate", "n"), [(0.005, 3), (0.1, 60), (0.75, 450)])
+def test_dirty_label_rate_is_a_share_of_the_training_set(tiny_data: DataSet, rate: float, n: int) -> None:
+    poisoned = BadNets(rate=rate).poison(tiny_data.train, generator(0, "poison"))
+    assert int(poisoned.which.sum()) == n
+
+
+@pytest.mark.parametrize(("rate", "n"), [(0.01, 2), (0.5, 75), (1.0, 150)])
+def test_clean_label_rate_is_a_share_of_the_target_class(tiny_data: DataSet, rate: float, n: int) -> None:
+    poisoned = SIG(rate=rate).poison(tiny_data.train, generator(0, "poison"))
+    assert int(poisoned.which.sum()) == n
+
+
+@pytest.mark.parametrize("attack", ALL)
+def test_poisoning_is_drawn_from_the_generator_alone(attack: Attack, tiny_data: DataSet) -> None:
+    state = torch.random.get_rng_state()
+    one, same, other = (attack.poison(tiny_data.train, generator(seed, "poison")) for seed in (0, 0, 1))
+    assert torch.equal(one.which, same.which)
+    assert torch.equal(one.images.x, same.images.x)
+    assert not torch.equal(one.which, other.which)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("attack", "most", "n"),
+    [(BadNets(rate=0.76), 450, 456), (BadNets(rate=0.0001), 450, 0), (SIG(rate=0.001), 150, 0)],
+)
+def test_an_impossible_rate_is_one_line(tiny_data: DataSet, attack: Attack, most: int, n: int) -> None:
+    line = rf"^expected a rate that poisons between 1 and {most} images, got {attack.rate} \({n}\)$"
+    with pytest.raises(ValueError, match=line):
+        attack.poison(tiny_data.train, generator(0, "poison"))
+
+
+def test_a_clean_label_attack_on_an_absent_class_is_refused(tiny_data: DataSet) -> None:
+    others = tiny_data.train[tiny_data.train.y != 2]
+    with pytest.raises(ValueError, match="expected"):
+        SIG(target=2).poison(others, generator(0, "poison"))
