@@ -197,7 +197,9 @@ def _pack(values: np.ndarray, layers: Sequence[Mapping[str, Any]]) -> tuple[str,
     values = np.asarray(values)
     if values.ndim != 1:
         raise ValueError(f"expected values of shape [U], got {list(values.shape)}")
-    bands = [{"name": str(b["name"]), "size": int(b["size"]), "offset": int(b["offset"])} for b in layers]
+    bands: list[dict[str, Any]] = [
+        {"name": str(b["name"])} | {k: int(b[k]) for k in ("size", "offset")} for b in layers
+    ]
     end = 0
     for band in bands:
         if band["offset"] != end or band["size"] < 1:

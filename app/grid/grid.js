@@ -39,7 +39,7 @@ class NeuronGrid extends GridPainter {
     for (const [field, revision] of Object.entries(data.revision)) {
       if (this.revision[field] === revision || (field === "threshold" && this.dragging)) continue;
       this.revision[field] = revision;
-      if (field === "threshold") this.setThreshold(data.threshold);
+      if (field === "threshold") this.setThreshold(this.before = data.threshold);
       if (field === "edits") {
         const known = Object.entries(data.edits).map(([id, edit]) => [this.ids.indexOf(id), edit]);
         this.edits = new Map(known.filter(([i]) => i >= 0 && this.eligible(i)));
@@ -89,17 +89,17 @@ class NeuronGrid extends GridPainter {
   isCut(i) { const edit = this.edits.get(i); return this.eligible(i) && (edit ? edit === "cut" : this.above(i)); }
   text(value) { return value.toFixed(this.decimals); }
   rank(i) { // 1 is the most suspicious; equal scores share a rank
-    let lo = 0, hi = this.sorted.length;
-    while (lo < hi) { const mid = (lo + hi) >> 1; if (this.sorted[mid] <= this.values[i]) lo = mid + 1; else hi = mid; }
-    return this.sorted.length - lo + 1;
+    const above = this.sorted.filter(value => value > this.values[i]).length;
+    const shared = this.sorted.filter(value => value === this.values[i]).length;
+    const rank = `rank ${whole.format(above + 1)} of ${whole.format(this.sorted.length)}`;
+    return shared > 1 ? `${rank} (shared by ${whole.format(shared)})` : rank;
   }
 
   describe(i) { // [id, score and rank, state]
     if (!this.eligible(i)) return [this.ids[i], "no score", "not eligible, never cut"];
     const edit = this.edits.get(i);
     const state = edit === "cut" ? "cut by hand" : edit === "spare" ? "spared by hand" : this.above(i) ? "cut" : "kept";
-    return [this.ids[i], `${this.data.scoreLabel} ${this.text(this.values[i])}`,
-      `rank ${whole.format(this.rank(i))} of ${whole.format(this.sorted.length)}, ${state}`];
+    return [this.ids[i], `${this.data.scoreLabel} ${this.text(this.values[i])}`, `${this.rank(i)}, ${state}`];
   }
 
   say(text) { this.el.speech.textContent = text; }
@@ -138,12 +138,13 @@ class NeuronGrid extends GridPainter {
 
   listen() {
     const { axis, cells, box } = this.el;
-    const nearLine = x => Math.abs(x - (this.threshold === null ? this.plot.right : this.toX(this.threshold))) < 9;
-    const inPlot = ({ offsetX: x, offsetY: y }) => this.data.showThreshold && x >= this.left - 8 && y <= this.plot.base + 8;
+    const lineX = () => (this.threshold === null ? this.plot.right : this.toX(this.threshold));
+    const inPlot = event => this.data.showThreshold
+      && event.offsetX >= this.left - 8 && event.offsetY <= this.plot.base + 8;
     const markAt = event => inPlot(event) && event.offsetY < 20
       && this.markAreas.find(mark => event.offsetX >= mark.from && event.offsetX <= mark.to);
     const drag = event => {
-      const { left, right, from, to } = this.plot, x = Math.max(left, Math.min(event.offsetX, right));
+      const { left, right, from, to } = this.plot, x = Math.max(left, Math.min(event.offsetX - this.grip, right));
       const distance = mark => Math.abs(this.toX(mark.value) - x);
       const [mark] = this.data.marks.filter(m => distance(m) <= MAGNET).sort((a, b) => distance(a) - distance(b));
       const value = from + ((x - left) / (right - left)) * (to - from);
@@ -156,14 +157,25 @@ class NeuronGrid extends GridPainter {
       this.before = this.threshold;
       this.dragging = true;
       axis.setPointerCapture(event.pointerId);
-      if (mark) this.setThreshold(mark.value); else if (!nearLine(event.offsetX)) drag(event);
+      this.start = event.offsetX;
+      this.grip = event.offsetX - lineX(); // where on the handle it was taken, so that the line does not jump
+      if (!mark && Math.abs(this.grip) < 9) return;
+      this.grip = 0;
+      if (mark) this.setThreshold(mark.value);
+      else drag(event);
     });
     axis.addEventListener("pointermove", event => {
-      if (this.dragging) { if (event.movementX || event.movementY) drag(event); return; }
-      axis.style.cursor = markAt(event) ? "pointer" : inPlot(event) ? "ew-resize" : "";
+      if (!this.dragging) axis.style.cursor = markAt(event) ? "pointer" : inPlot(event) ? "ew-resize" : "";
+      else if (event.offsetX !== this.start) {
+        this.start = NaN; // moved: from here on every position counts, this one too
+        drag(event);
+      }
     });
     for (const end of ["pointerup", "pointercancel"]) {
-      axis.addEventListener(end, () => { if (this.dragging) { this.dragging = false; this.reportThreshold(); } });
+      axis.addEventListener(end, () => {
+        if (this.dragging) this.reportThreshold();
+        this.dragging = false;
+      });
     }
 
     const read = () => (box.value.trim() === "" || !Number.isFinite(box.valueAsNumber) ? null : box.valueAsNumber);

@@ -1,9 +1,10 @@
 // How the neuron grid looks: layout of the bands, and painting of cells, histogram and axis. A painter reads the state
 // that NeuronGrid (grid.js) keeps and changes none of it. Python joins the two files into one module.
 
-const MIN_PITCH = 9, MAX_PITCH = 20, SCROLL_PITCH = 11; // height of a cell plus its gap, CSS pixels
+const MIN_PITCH = 9, MAX_PITCH = 20, SCROLL_PITCH = 12; // height of a cell plus its gap, CSS pixels
 const WIDEST = 1.7; // cells may be this much wider than high, to fill the row
 const BAND_GAP = 3, STAGE_GAP = 6, BAND_HEIGHT = 13; // between layers, more where their first name part changes
+const LOOSEST = 8; // what a gap may gain where there is room to spare
 
 // Cividis in ten steps, interpolated to 256. `grey` is the same lightness without the hue, for cut units.
 const CIVIDIS = ["00224e", "123570", "3b496c", "575d6d", "707173", "8a8678", "a59c74", "c3b369", "e1cc55", "fee838"]
@@ -33,26 +34,27 @@ class GridPainter {
   // A power of two of columns lets the usual layers wrap into full rows; of those, the largest cells that need no
   // scrolling are taken. Where even the smallest do not fit, the grid scrolls.
   layout() {
-    const width = this.width = this.root.clientWidth, { layers, height } = this.data;
+    const width = this.width = this.root.clientWidth - 6, { layers, height } = this.data;
     const style = getComputedStyle(this.root);
     this.font = style.fontFamily;
     const pen = this.el.axis.getContext("2d");
     pen.font = `12px ${this.font}`;
     const widest = Math.max(...layers.map(layer => pen.measureText(layer.name).width));
     this.left = Math.ceil(Math.min(widest + 2, Math.max(56, width * 0.22))) + 12;
-    this.right = Math.ceil(Math.max(...layers.map(layer => pen.measureText(`${layer.size} / ${layer.size}`).width))) + 20;
+    const fullest = Math.max(...layers.map(({ size }) => pen.measureText(`${size} / ${size}`).width));
+    this.right = Math.ceil(fullest) + 20;
     this.axisHeight = this.plot.base + 46;
     this.root.style.height = `${height}px`;
     const room = height - this.el.head.offsetHeight - this.el.legend.offsetHeight - this.axisHeight - 12;
     const inner = Math.max(width - this.left - this.right, 4 * MIN_PITCH);
     const largest = Math.max(...layers.map(layer => layer.size));
-    const shape = pitch => {
+    const shape = (pitch, slack = 0) => {
       const columns = Math.min(2 ** Math.floor(Math.log2(inner / pitch)), 2 ** Math.ceil(Math.log2(largest)));
       const across = Math.min(Math.floor(inner / columns), Math.floor(pitch * WIDEST));
       let y = 1, stage;
       const bands = layers.map(layer => {
         const name = layer.name.split(".")[0];
-        if (stage !== undefined) y += BAND_GAP + (name !== stage ? STAGE_GAP : 0);
+        if (stage !== undefined) y += BAND_GAP + slack + (name !== stage ? STAGE_GAP : 0);
         stage = name;
         const band = { ...layer, y, height: Math.max(Math.ceil(layer.size / columns) * pitch, BAND_HEIGHT) };
         y += band.height;
@@ -60,11 +62,12 @@ class GridPainter {
       });
       return { pitch, across, columns, bands, total: y + 2 };
     };
-    let best = shape(SCROLL_PITCH);
-    for (let pitch = MAX_PITCH; pitch >= MIN_PITCH; pitch--) {
-      const candidate = shape(pitch);
-      if (candidate.total <= room) { best = candidate; break; }
-    }
+    const shapes = [];
+    for (let pitch = MAX_PITCH; pitch >= MIN_PITCH; pitch--) shapes.push(shape(pitch));
+    const shortest = shapes.filter(s => s.pitch <= SCROLL_PITCH).reduce((a, b) => (b.total < a.total ? b : a));
+    let best = shapes.find(candidate => candidate.total <= room) ?? shortest;
+    const spare = Math.floor((room - best.total) / Math.max(1, layers.length - 1));
+    if (spare > 0) best = shape(best.pitch, Math.min(spare, LOOSEST));
     const gap = best.pitch > 12 ? 2 : 1;
     Object.assign(this, best, { cellWidth: best.across - gap, cellHeight: best.pitch - gap });
     this.el.sheet.style.height = `${this.total}px`;
@@ -209,7 +212,7 @@ class GridPainter {
   paintEdit(pen, { x, y, w, h }, edit, tint) {
     const [cx, cy, r] = [x + w / 2, y + h / 2, Math.min(w, h) / 2], path = new Path2D();
     if (edit === "spare") path.arc(cx, cy, r - 1.5, 0, 7);
-    else for (const [dx, dy] of [[0.7, 0.7], [0.7, -0.7]]) trace(path, [[cx - r * dx, cy - r * dy], [cx + r * dx, cy + r * dy]]);
+    else for (const way of [0.7, -0.7]) trace(path, [[cx - r * 0.7, cy - r * way], [cx + r * 0.7, cy + r * way]]);
     // A spared ring sits on the score's own colour, a cross on hatching: the cross needs a halo.
     if (edit === "cut") { pen.strokeStyle = this.paper; pen.lineWidth = 4; pen.stroke(path); }
     pen.strokeStyle = edit === "cut" ? this.ink : luma(RGB[tint]) > 120 ? "#12161c" : "#ffffff";
@@ -302,7 +305,8 @@ class GridPainter {
       pen.fillText((k * step).toFixed(digits), this.toX(k * step), base + 22);
     }
     pen.textAlign = "left";
-    pen.fillText(`${this.data.scoreLabel} (units per bar, log scale)`, left, base + 38, right - left);
+    const label = this.data.scoreLabel + (this.data.showHistogram ? " (units per bar, log scale)" : "");
+    pen.fillText(label, left, base + 38, right - left - 110);
     pen.textAlign = "right";
     pen.fillText("more suspicious \u2192", this.width, base + 38);
   }
@@ -360,10 +364,12 @@ class GridPainter {
     tip.hidden = i < 0;
     if (i < 0) return;
     [...tip.children].forEach((line, k) => { line.textContent = this.describe(i)[k]; });
-    const { x, y, w, h } = this.rectOf(i), [sheet, root] = [this.el.sheet, this.root].map(el => el.getBoundingClientRect());
+    const { x, y, w, h } = this.rectOf(i);
+    const [sheet, root] = [this.el.sheet, this.root].map(element => element.getBoundingClientRect());
     const below = sheet.top - root.top + y + h + 8, above = sheet.top - root.top + y - 8 - tip.offsetHeight;
     const down = Math.round(below + tip.offsetHeight < this.data.height ? below : above);
-    const across = Math.round(Math.max(0, Math.min(x + (w - tip.offsetWidth) / 2, this.width - tip.offsetWidth)));
+    const middle = sheet.left - root.left + x + w / 2 - tip.offsetWidth / 2;
+    const across = Math.round(Math.max(0, Math.min(middle, this.width - tip.offsetWidth)));
     tip.style.transform = `translate(${across}px, ${down}px)`;
   }
 
