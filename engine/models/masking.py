@@ -32,12 +32,12 @@ def apply_cut(model: nn.Module, cut: Tensor, mode: Mode = "scale") -> None:
     """Cut the units for good: zero the weights that :func:`masked` zeroes for a while."""
     _check(model, cut, mode)
     for layer, module in zip(units(model).layers, unit_modules(model), strict=True):
-        part = cut[layer.span].to(module.weight.device)  # type: ignore[union-attr, arg-type]
+        part = cut[layer.span].to(module.weight.device)  # type: ignore[arg-type]
         if not part.any():
             continue
-        module.weight[part] = 0  # type: ignore[operator, index]
+        module.weight[part] = 0  # type: ignore[operator]
         if module.bias is not None and (mode == "silence" or layer.kind != "norm"):
-            module.bias[part] = 0  # type: ignore[operator, index]
+            module.bias[part] = 0  # type: ignore[operator]
 
 
 @contextlib.contextmanager
@@ -60,7 +60,8 @@ def masked(model: nn.Module, cut: Tensor, mode: Mode = "scale") -> Iterator[nn.M
 def scaled_weights(model: nn.Module, mask: Tensor) -> dict[str, Tensor]:
     """Parameters with each unit's weight multiplied by its soft mask (U,), for ``torch.func.functional_call``.
 
-    Only the weight is scaled, as in RNP: the normalisation bias stays. Gradients flow to ``mask``.
+    Of a normalisation only the weight is scaled, as in RNP: its bias stays. Without normalisation the bias is scaled
+    too, so that a mask of 0 is the cut. Gradients flow to ``mask``.
     """
     prefix, scaled = module_prefix(model), {}
     for layer, module in zip(units(model).layers, unit_modules(model), strict=True):
@@ -68,4 +69,6 @@ def scaled_weights(model: nn.Module, mask: Tensor) -> dict[str, Tensor]:
         assert isinstance(weight, Tensor)
         part = mask[layer.span].reshape(-1, *[1] * (weight.ndim - 1))
         scaled[f"{prefix}{layer.name}.weight"] = weight.detach() * part
+        if layer.kind != "norm" and isinstance(module.bias, Tensor):
+            scaled[f"{prefix}{layer.name}.bias"] = module.bias.detach() * mask[layer.span]
     return scaled

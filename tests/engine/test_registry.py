@@ -32,7 +32,8 @@ def test_a_duplicate_is_refused_and_changes_nothing(fruit: Registry[int]) -> Non
 
 
 def test_an_unknown_name_lists_the_known_ones_and_the_nearest(fruit: Registry[int]) -> None:
-    with pytest.raises(ValueError, match=r"^expected fruit to be one of pear, apple, got 'aple'; did you mean 'apple'\?$"):
+    nearest = r"^expected fruit to be one of pear, apple, got 'aple'; did you mean 'apple'\?$"
+    with pytest.raises(ValueError, match=nearest):
         fruit["aple"]
     with pytest.raises(ValueError, match=r"^expected fruit to be one of pear, apple, got 'zzz'$"):
         fruit["zzz"]
