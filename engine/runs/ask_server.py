@@ -1,0 +1,236 @@
+"""The warm worker: ``python -m engine.runs.ask_server``, started by the first question (:mod:`engine.runs.ask`).
+
+A thread takes questions and tells how they stand, the main thread works on them. An answer is computed by a
+generator that stops at short intervals, and with every stop the turn goes to the session that has waited longest:
+one long check holds nobody up, and giving a question up is to leave its generator alone. Nothing survives the
+process, which goes when nobody has asked for ten minutes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import itertools
+import json
+import os
+import secrets
+import socketserver
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from engine.runs import process
+from engine.runs.ask import OTHER, Answer, ask_folder, code_stamp
+from engine.runs.store import write_atomic
+
+IDLE = 600.0
+_LONGEST = 4 << 20
+_REMEMBERED = 256
+
+Key = tuple[str, str]
+#: Answers a question step by step: each step tells the state so far, the last one is final.
+Handler = Callable[[dict[str, Any]], Iterator[Answer]]
+
+
+@dataclass
+class _Task:
+    answer: Answer
+    served: int = 0
+    steps: Iterator[Answer] | None = None
+    asked: float = field(default_factory=time.monotonic)
+
+
+class Desk:
+    """The questions of all sessions: the newest of each session and kind, and whose turn it is."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[Key, _Task] = {}
+        self._turn = itertools.count(1)
+        self._sessions: dict[str, int] = {}
+        self._changed = threading.Condition()
+        self._last_asked = time.monotonic()
+        self.closed = False
+
+    def ask(self, session: str, question: dict[str, Any]) -> bool:
+        """Take a question; False if the desk has closed."""
+        with self._changed:
+            if self.closed:
+                return False
+            self._tasks[session, str(question.get("kind"))] = _Task(Answer(question, "starting", "loading the engine"))
+            self._last_asked = time.monotonic()
+            self._forget()
+            self._changed.notify()
+            return True
+
+    def poll(self, session: str, kind: str) -> Answer | None:
+        with self._changed:
+            task = self._tasks.get((session, kind))
+            return None if task is None else task.answer
+
+    def close(self) -> None:
+        with self._changed:
+            self.closed = True
+            self._changed.notify()
+
+    def work(self, handler: Handler, idle: float = IDLE) -> None:
+        """Answer questions until the desk is closed or nobody has asked for ``idle`` seconds."""
+        while (task := self._next(idle)) is not None:
+            answer = _step(task, handler)
+            with self._changed:
+                task.answer = answer
+
+    def _next(self, idle: float) -> _Task | None:
+        with self._changed:
+            while not self.closed:
+                waiting = [(key, task) for key, task in self._tasks.items() if not task.answer.final]
+                if waiting:
+                    key, task = min(waiting, key=lambda item: (self._sessions.get(item[0][0], 0), item[1].served))
+                    self._sessions[key[0]] = task.served = next(self._turn)
+                    return task
+                left = self._last_asked + idle - time.monotonic()
+                if left <= 0:
+                    self.closed = True
+                else:
+                    self._changed.wait(left)
+            return None
+
+    def _forget(self) -> None:
+        ended = sorted((task.asked, key) for key, task in self._tasks.items() if task.answer.final)
+        for _, key in ended[: max(0, len(self._tasks) - _REMEMBERED)]:
+            del self._tasks[key]
+        known = {session for session, _ in self._tasks}
+        self._sessions = {session: turn for session, turn in self._sessions.items() if session in known}
+
+
+def _step(task: _Task, handler: Handler) -> Answer:
+    """One step of a question; whatever goes wrong becomes its answer."""
+    question = task.answer.question
+    try:
+        if task.steps is None:
+            task.steps = handler(question)
+        return next(task.steps)
+    except StopIteration:
+        return task.answer if task.answer.final else Answer(question, "error", error="the question has no answer")
+    except ValueError as error:
+        return Answer(question, "error", error=" ".join(str(error).split()))
+    except Exception as error:  # the worker must outlive any single question; the log has the whole story
+        traceback.print_exc()
+        return Answer(question, "error", error=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    allow_reuse_address = False
+
+    def __init__(self, desk: Desk, token: str) -> None:
+        self.desk, self.token = desk, token
+        super().__init__(("127.0.0.1", 0), _Connection)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A caller that hangs up or sends nonsense concerns nobody."""
+
+    def reply(self, line: bytes) -> dict[str, Any]:
+        message = json.loads(line)
+        if not hmac.compare_digest(str(message["token"]).encode(), self.token.encode()):
+            return {"error": "wrong token"}
+        match message["op"]:
+            case "ask":
+                return {"taken": self.desk.ask(str(message["session"]), dict(message["question"]))}
+            case "poll":
+                answer = self.desk.poll(str(message["session"]), str(message["kind"]))
+                return {"answer": None if answer is None else asdict(answer)}
+            case "quit":
+                self.desk.close()
+        return {}
+
+
+class _Connection(socketserver.StreamRequestHandler):
+    timeout = 5
+    disable_nagle_algorithm = True
+
+    def handle(self) -> None:
+        assert isinstance(self.server, _Server)
+        line = self.rfile.readline(_LONGEST)
+        self.wfile.write(json.dumps(self.server.reply(line), allow_nan=False).encode() + b"\n")
+
+
+def _claim(folder: Path, patience: float = 10.0) -> IO[str] | None:
+    """Lock the workspace's place for a worker; None if another one listens there. Ends with the process."""
+    file = (folder / "lock").open("w")
+    deadline = time.monotonic() + patience
+    while True:  # the former worker may be about to go
+        try:
+            if sys.platform == "win32":
+                import msvcrt
+
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except OSError:
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(0.05)
+
+
+def main() -> int:
+    folder = ask_folder()
+    code = code_stamp()
+    lock = _claim(folder)
+    if lock is None:
+        return OTHER
+    log, written = folder / "log.txt", folder / "server.json"
+    with contextlib.suppress(OSError):
+        if log.stat().st_size > 1 << 20:
+            os.truncate(log, 0)
+    sys.setswitchinterval(0.001)  # a poll should not wait for the work
+    desk = Desk()
+    with _Server(desk, secrets.token_hex(32)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        me = {"pid": os.getpid(), "began": process.began(os.getpid()), "code": code}
+        with _private():
+            write_atomic(written, json.dumps({"port": server.server_address[1], "token": server.token, **me}).encode())
+        try:
+            desk.work(_engine())
+        finally:
+            desk.close()
+            written.unlink(missing_ok=True)
+            server.shutdown()
+    return 0
+
+
+@contextlib.contextmanager
+def _private() -> Iterator[None]:
+    """Files made inside can be read by their owner only."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def _engine() -> Handler:
+    """Load what takes seconds (torch) while questions are taken already."""
+    try:
+        from engine.runs.questions import Questions
+
+        return Questions().answer
+    except Exception as error:
+        traceback.print_exc()
+        line = f"the engine could not be loaded: {' '.join(str(error).split())[:300]}"
+
+        def refuse(question: dict[str, Any]) -> Iterator[Answer]:
+            yield Answer(question, "error", error=line)
+
+        return refuse
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
