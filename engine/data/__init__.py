@@ -118,7 +118,7 @@ def load(name_or_path: str) -> DataSet:
     hint = f"; did you mean {near[0]!r}?" if near else ""
     known = ", ".join(DATASETS)
     raise ValueError(
-        f"expected data to be one of {known}, or the path of an .npz or image folder, got {name_or_path!r}{hint}"
+        f"expected data to be one of {known}, or the path of an .npz or image folder, got {name_or_path[:200]!r}{hint}"
     )
 
 

@@ -22,22 +22,20 @@ def shuffled(images: Images) -> Images:
 
 
 def split_off(images: Images, share: float, most: int | None = None) -> tuple[Images, Images]:
-    """(rest, part): ``part`` is the last ``share`` of the images, at most ``most``.
+    """(rest, part): ``part`` is the last ``share`` of the images, at most ``most``, but one of each class at least.
 
-    Every class with two images or more is in both: where the cut would leave a class on one side only, its image
-    nearest to the cut changes sides.
+    Every class with two images or more is on both sides: its first image stays, its last one goes.
     """
     n = len(images)
-    size = max(1, round(share * n))
-    in_part = torch.arange(n) >= n - min(size, most or size)
+    goes, stays = torch.zeros(n, dtype=torch.bool), torch.zeros(n, dtype=torch.bool)
     for c in images.y.unique():
         places = (images.y == c).nonzero().squeeze(1)
-        chosen = in_part[places]
-        if len(places) >= 2 and not chosen.any():
-            in_part[places[-1]] = True
-        elif len(places) >= 2 and chosen.all():
-            in_part[places[0]] = False
-    return images[(~in_part).nonzero().squeeze(1)], images[in_part.nonzero().squeeze(1)]
+        if len(places) >= 2:
+            stays[places[0]] = goes[places[-1]] = True
+    missing = min(round(share * n), most or n) - int(goes.sum())
+    if missing > 0:
+        goes[(~goes & ~stays).nonzero().squeeze(1)[-missing:]] = True
+    return images[(~goes).nonzero().squeeze(1)], images[goes.nonzero().squeeze(1)]
 
 
 def train_and_pool(images: Images) -> dict[str, Images]:

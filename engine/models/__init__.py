@@ -220,7 +220,7 @@ def build(
     if rng is not None:
         init_weights(net, rng)
     # One grey channel minus three means is three channels: the normalisation repeats it for torchvision's networks.
-    return Classifier(net, mean.expand(inputs), std.expand(inputs))
+    return Classifier(net, mean.expand(inputs).clone(), std.expand(inputs).clone())
 
 
 def source_file(name: str) -> Path | None:

@@ -200,6 +200,9 @@ def test_grey_images_reach_three_channels() -> None:
     grey = build("mobilenet_v2", classes=4, channels=1, mean=torch.tensor([0.3]), std=torch.tensor([0.2]))
     assert grey.normalize(torch.rand(2, 1, 28, 28)).shape == (2, 3, 28, 28)
     assert module_prefix(grey) == "net."
+    other = build("mobilenet_v2", classes=4, channels=1)
+    other.load_state_dict(grey.state_dict())
+    assert torch.equal(other.normalize.std, torch.full((1, 3, 1, 1), 0.2))
 
 
 @pytest.mark.parametrize(
