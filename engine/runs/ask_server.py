@@ -219,7 +219,7 @@ def _private() -> Iterator[None]:
 def _engine() -> Handler:
     """Load what takes seconds (torch) while questions are taken already."""
     try:
-        from engine.runs.questions import Questions
+        from engine.questions import Questions
 
         return Questions().answer
     except Exception as error:

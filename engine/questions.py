@@ -1,0 +1,432 @@
+"""What the warm worker can answer. Each kind of question is one generator of :class:`~engine.runs.ask.Answer`.
+
+A generator yields between batches, always with the model as it was loaded: the worker may turn to another question
+there, or never come back. An estimate from the first images comes before the exact answer.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from engine.compute import Compute, generator
+from engine.data.base import Images, draw
+from engine.demos import locate
+from engine.explain import METHODS
+from engine.explain.activations import mean_outputs
+from engine.explain.attributions import attribution
+from engine.explain.feature_maps import unit_maps, unit_means
+from engine.metrics import Share, TestSet, paired_interval
+from engine.models.masking import Mode, masked
+from engine.models.neurons import units
+from engine.runs.ask import Answer
+from engine.runs.store import MANIFEST
+from engine.spec import Spec
+from engine.suspects import Suspect, load_suspect
+
+#: Images of an estimate, images between two stops, images that unit statistics are taken over.
+FIRST, SLICE, DEFENSE = 1000, 500, 500
+#: Suspects kept, bytes kept, checks remembered per suspect.
+SUSPECTS, BYTES, CHECKS = 2, 3_000_000_000, 32
+BINS, PICTURES = 30, 256
+
+Load = Callable[[str, Compute], Suspect]
+
+
+class _Question(Spec):
+    kind: str
+    suspect: str
+
+
+class Check(_Question):
+    cut: tuple[int, ...]
+    mode: Mode = "scale"
+
+
+class Pictures(Check):
+    numbers: tuple[int, ...]
+
+
+class Unit(_Question):
+    unit: int
+    number: int
+    cut: tuple[int, ...] = ()
+    mode: Mode = "scale"
+
+
+class Attribution(Unit):
+    method: str
+
+
+class Activations(_Question):
+    pass
+
+
+class Commit(Check):
+    threshold: float | None = None
+    score: str = ""
+    study: str = ""
+    edits: dict[str, Any] = {}
+    role: Literal["defender", "oracle"]
+
+
+class Export(Spec):
+    kind: str
+    run: str
+
+
+@dataclass
+class _Warm:
+    """A suspect with what stays resident beside it; ``correct`` is -1 where the uncut model was not asked yet."""
+
+    suspect: Suspect
+    fingerprint: str
+    test: TestSet
+    defense: Images
+    correct: Tensor
+    triggered_defense: Tensor | None
+    checks: OrderedDict[tuple[tuple[int, ...], str], dict[str, Any]] = field(default_factory=OrderedDict)
+    means: dict[str, Tensor] = field(default_factory=dict)
+
+    def cut(self, chosen: tuple[int, ...]) -> Tensor:
+        n = len(units(self.suspect.model))
+        wrong = [unit for unit in chosen if not 0 <= unit < n]
+        if wrong:
+            raise ValueError(f"expected units between 0 and {n - 1}, got {wrong[0]}")
+        cut = torch.zeros(n, dtype=torch.bool)
+        cut[list(chosen)] = True
+        return cut
+
+    def picture(self, number: int) -> Tensor:
+        """A test image (1, C, H, W), float in [0, 1]."""
+        if not 0 <= number < len(self.test.clean):
+            raise ValueError(f"expected a test image between 0 and {len(self.test.clean) - 1}, got {number}")
+        return self.test.clean.x[number : number + 1].float() / 255
+
+    @property
+    def size(self) -> int:
+        data = self.suspect.data
+        kept = [*self.suspect.model.state_dict().values(), data.test.x, data.pool.x, self.test.triggered]
+        kept += [self.defense.x, self.triggered_defense, *self.means.values()]
+        return sum(t.nbytes for t in kept if t is not None)
+
+
+class Questions:
+    """Answers questions about suspects, of which it keeps the last two."""
+
+    def __init__(self, load: Load = load_suspect, compute: Compute | None = None) -> None:
+        self._load = load
+        self._compute = compute or Compute()
+        self._warm: OrderedDict[str, _Warm] = OrderedDict()
+
+    def answer(self, question: dict[str, Any]) -> Iterator[Answer]:
+        """The states of one question, the last one final.
+
+        Raises:
+            ValueError: in one line, for a question that makes no sense, also from later steps.
+        """
+        ways: dict[str, tuple[type[Spec], Callable[[Any], Iterator[Answer]]]] = {
+            "check": (Check, self._check),
+            "pictures": (Pictures, self._pictures),
+            "unit": (Unit, self._unit),
+            "attribution": (Attribution, self._attribution),
+            "activations": (Activations, self._activations),
+            "commit": (Commit, self._commit),
+            "export": (Export, self._export),
+        }
+        kind = str(question.get("kind"))
+        if kind not in ways:
+            raise ValueError(f"expected kind to be one of {', '.join(ways)}, got {kind!r}")
+        form, way = ways[kind]
+        for answer in way(form.build(question)):
+            yield replace(answer, question=question)
+
+    def _check(self, question: Check) -> Iterator[Answer]:
+        yield _working("loading the suspect")
+        warm = self._open(question.suspect)
+        test, model = warm.test, warm.suspect.model
+        cut = warm.cut(question.cut)
+        key = (tuple(cut.nonzero().flatten().tolist()), question.mode)
+        if key in warm.checks:
+            warm.checks.move_to_end(key)
+            yield _exact(warm.checks[key])
+            return
+        stamped = 0 if test.triggered is None else len(test.triggered)
+        correct = torch.zeros(len(test.clean), dtype=torch.bool)
+        said = torch.full((stamped,), -1)
+        total = len(correct) + stamped + int((warm.correct < 0).sum())
+        done, value = 0, None
+        for part, first, last in _pieces(len(correct), stamped):
+            if part == "estimate":
+                value = _outcome(warm, cut, correct[:FIRST], said[:FIRST])
+            elif part == "clean":
+                x, y = test.clean.x[first:last], test.clean.y[first:last]
+                with masked(model, cut, question.mode):
+                    correct[first:last] = self._compute.logits(model, x).argmax(1) == y
+                done += last - first
+                if (warm.correct[first:last] < 0).any():
+                    yield _working_on(value, done, total)
+                    warm.correct[first:last] = (self._compute.logits(model, x).argmax(1) == y).to(torch.int8)
+                    done += last - first
+            else:
+                assert test.triggered is not None
+                with masked(model, cut, question.mode):
+                    said[first:last] = self._compute.logits(model, test.triggered[first:last]).argmax(1)
+                done += last - first
+            yield _working_on(value, done, total)
+        warm.checks[key] = _outcome(warm, cut, correct, said)
+        while len(warm.checks) > CHECKS:
+            warm.checks.popitem(last=False)
+        yield _exact(warm.checks[key])
+
+    def _pictures(self, question: Pictures) -> Iterator[Answer]:
+        if len(question.numbers) > PICTURES:
+            raise ValueError(f"expected at most {PICTURES} pictures, got {len(question.numbers)}")
+        yield _working("loading the suspect")
+        warm = self._open(question.suspect)
+        cut, attack = warm.cut(question.cut), warm.suspect.attack
+        if not question.numbers:
+            yield _exact({"items": []})
+            return
+        clean = torch.cat([warm.picture(number) for number in question.numbers])
+        triggered = None if attack is None else attack.trigger(clean)
+        with masked(warm.suspect.model, cut, question.mode):
+            p_clean = self._compute.logits(warm.suspect.model, clean).softmax(1)
+            p_triggered = None if triggered is None else self._compute.logits(warm.suspect.model, triggered).softmax(1)
+        items = []
+        for k, number in enumerate(question.numbers):
+            item: dict[str, Any] = {
+                "number": number,
+                "truth": int(warm.test.clean.y[number]),
+                "clean": png(clean[k]),
+                "triggered": None,
+                "difference": None,
+                "p_clean": _floats(p_clean[k]),
+                "p_triggered": None,
+            }
+            if triggered is not None and p_triggered is not None:
+                item["triggered"] = png(triggered[k])
+                item["difference"] = png(0.5 + 10 * (triggered[k] - clean[k]))
+                item["p_triggered"] = _floats(p_triggered[k])
+            items.append(item)
+        yield _exact({"items": items})
+
+    def _unit(self, question: Unit) -> Iterator[Answer]:
+        yield _working("loading the suspect")
+        warm = self._open(question.suspect)
+        model, cut = warm.suspect.model, warm.cut(question.cut)
+        found = units(model)
+        layer, clean = found.layer_of(question.unit), warm.picture(question.number)
+        attack = warm.suspect.attack
+        with masked(model, cut, question.mode):
+            at_clean = unit_maps(model, question.unit, clean, self._compute)[0]
+            at_triggered = None
+            if attack is not None:
+                at_triggered = unit_maps(model, question.unit, attack.trigger(clean), self._compute)[0]
+        means: dict[str, Tensor] = {}
+        for name, x in (("clean", warm.defense.x), ("triggered", warm.triggered_defense)):
+            if x is not None and not cut.any() and name in warm.means:
+                means[name] = warm.means[name][:, question.unit]
+            elif x is not None:
+                yield _working(f"the unit's output on {len(x)} defense images")
+                with masked(model, cut, question.mode):
+                    means[name] = unit_means(model, question.unit, x, self._compute)
+        yield _exact(
+            {
+                "id": found.id(question.unit),
+                "layer": layer.name,
+                "map_clean": _floats(at_clean),
+                "map_triggered": None if at_triggered is None else _floats(at_triggered),
+                "hist": histogram(means["clean"], means.get("triggered")),
+            }
+        )
+
+    def _attribution(self, question: Attribution) -> Iterator[Answer]:
+        if question.method not in METHODS:
+            raise ValueError(f"expected method to be one of {', '.join(METHODS)}, got {question.method!r}")
+        yield _working("loading the suspect")
+        warm = self._open(question.suspect)
+        model, cut, attack = warm.suspect.model, warm.cut(question.cut), warm.suspect.attack
+        pictures = [clean := warm.picture(question.number)]
+        if attack is not None:
+            pictures.append(attack.trigger(clean))
+        x = torch.cat(pictures)
+        with masked(model, cut, question.mode):
+            said = self._compute.logits(model, x).argmax(1)
+            maps = attribution(model, question.unit, x, question.method, self._compute, said)
+        yield _exact(
+            {
+                "method": question.method,
+                "title": METHODS[question.method],
+                "clean": _floats(maps[0]),
+                "triggered": None if attack is None else _floats(maps[1]),
+                "answers": said.tolist(),
+            }
+        )
+
+    def _activations(self, question: Activations) -> Iterator[Answer]:
+        yield _working("loading the suspect")
+        warm = self._open(question.suspect)
+        for name, x in (("clean", warm.defense.x), ("triggered", warm.triggered_defense)):
+            if x is not None and name not in warm.means:
+                rows = []
+                for part in x.split(SLICE // 2):
+                    yield _working(f"unit outputs on {name} defense images")
+                    rows.append(mean_outputs(warm.suspect.model, part, self._compute))
+                warm.means[name] = torch.cat(rows)
+        triggered = warm.means.get("triggered")
+        yield _exact(
+            {
+                "clean": _floats(warm.means["clean"].mean(0)),
+                "triggered": None if triggered is None else _floats(triggered.mean(0)),
+            }
+        )
+
+    def _commit(self, question: Commit) -> Iterator[Answer]:
+        from engine.defend import commit_cut
+
+        yield _working("loading the suspect")
+        warm = self._open(question.suspect)
+        warm.cut(question.cut)
+        yield _working("measuring the repaired model on the whole test set")
+        run = commit_cut(
+            warm.suspect,
+            sorted(set(question.cut)),
+            question.mode,
+            self._compute,
+            threshold=question.threshold,
+            score=question.score,
+            study=question.study,
+            edits=question.edits,
+            role=question.role,
+        )
+        yield _exact({"run": run.id, "folder": str(run.folder), "result": run.result})
+
+    def _export(self, question: Export) -> Iterator[Answer]:
+        from engine.export import export_zip
+
+        yield _working("packing the repaired model")
+        yield _exact({"path": str(export_zip(locate(question.run)))})
+
+    def _open(self, name: str) -> _Warm:
+        """A suspect, from memory if its files are what they were."""
+        folder = locate(name)
+        key, now = str(folder.resolve()), _fingerprint(folder)
+        warm = self._warm.pop(key, None)
+        if warm is None or warm.fingerprint != now:
+            while len(self._warm) >= SUSPECTS:
+                self._warm.popitem(last=False)
+            warm = self._load_warm(name, now)
+        self._warm[key] = warm
+        # One that is too large for any cache serves its question and goes.
+        while sum(one.size for one in self._warm.values()) > BYTES:
+            self._warm.popitem(last=False)
+        return warm
+
+    def _load_warm(self, name: str, fingerprint: str) -> _Warm:
+        suspect = self._load(name, self._compute)
+        data, attack = suspect.data, suspect.attack
+        pool = data.pool
+        defense = draw(pool, min(DEFENSE, len(pool)), generator(0, "defense images"))
+        stamped = None if attack is None else attack.trigger(defense.x.float() / 255)
+        correct = torch.full((len(data.test),), -1, dtype=torch.int8)
+        run = suspect.run
+        if run.has("answers.safetensors") and run.result.get("precision") == self._compute.precision:
+            known = torch.from_numpy(run.arrays("answers")["correct"].astype(np.int8))
+            correct = known if len(known) == len(correct) else correct
+        return _Warm(suspect, fingerprint, TestSet.of(data.test, attack), defense, correct, stamped)
+
+
+def _fingerprint(folder: Path) -> str:
+    """Changes when a suspect's record or weights do; the hashes themselves are checked on loading."""
+    try:
+        weights = (folder / "model.safetensors").stat()
+        manifest = (folder / MANIFEST).read_bytes()
+    except OSError:
+        return ""
+    return f"{hashlib.sha256(manifest).hexdigest()} {weights.st_mtime_ns} {weights.st_size}"
+
+
+def _pieces(clean: int, triggered: int) -> Iterator[tuple[str, int, int]]:
+    """What to run in which order: the first images of both kinds, the estimate, then the others."""
+    both = (("clean", clean), ("triggered", triggered))
+    for kind, n in both:
+        yield from ((kind, k, min(k + SLICE, n)) for k in range(0, min(FIRST, n), SLICE))
+    if max(clean, triggered) > FIRST:
+        yield "estimate", 0, 0
+    for kind, n in both:
+        yield from ((kind, k, min(k + SLICE, n)) for k in range(FIRST, n, SLICE))
+
+
+def _outcome(warm: _Warm, cut: Tensor, correct: Tensor, said: Tensor) -> dict[str, Any]:
+    """The figures of a cut from the first len(correct) clean and the first len(said) triggered images."""
+    test, truth = warm.test, warm.test.clean.y[: len(correct)]
+    before = warm.correct[: len(correct)].bool()
+    low, high = paired_interval(before, correct)
+    asr = ra = None
+    if test.wanted is not None and test.truth is not None:
+        asr = asdict(Share.of(said == test.wanted[: len(said)]))
+        ra = asdict(Share.of(said == test.truth[: len(said)]))
+    per_class = []
+    for c in range(len(warm.suspect.data.classes)):
+        of_class = correct[truth == c]
+        per_class.append(float(of_class.float().mean()) if len(of_class) else None)
+    return {
+        "pruned": int(cut.sum()),
+        "acc": asdict(Share.of(correct)),
+        "asr": asr,
+        "ra": ra,
+        "drop": {"value": float(before.float().mean() - correct.float().mean()), "low": low, "high": high},
+        "per_class": per_class,
+    }
+
+
+def _working(what: str, share: float | None = None) -> Answer:
+    return Answer({}, "working", what, share)
+
+
+def _working_on(estimate: dict[str, Any] | None, done: int, total: int) -> Answer:
+    what = f"checking {total:,} images" if estimate is None else "checking all images"
+    return Answer({}, "working" if estimate is None else "estimate", what, done / total, estimate)
+
+
+def _exact(value: dict[str, Any]) -> Answer:
+    return Answer({}, "exact", "", 1.0, value)
+
+
+def _floats(values: Tensor) -> Any:
+    """Nested lists of numbers that JSON can hold, six digits behind the point."""
+    finite = torch.nan_to_num(values.detach().double().cpu())
+    return np.round(finite.numpy(), 6).tolist()
+
+
+def histogram(clean: Tensor, triggered: Tensor | None, bins: int = BINS) -> dict[str, Any]:
+    """Counts of both in common bins: ``edges`` (bins + 1), ``clean`` and ``triggered`` (bins) or None."""
+    parts = [np.nan_to_num(part.double().numpy()) for part in (clean, triggered) if part is not None]
+    everything = np.concatenate(parts)
+    edges = np.histogram_bin_edges(everything, bins)
+    counts = [np.histogram(part, edges)[0].tolist() for part in parts]
+    return {
+        "edges": np.round(edges, 9).tolist(),
+        "clean": counts[0],
+        "triggered": counts[1] if triggered is not None else None,
+    }
+
+
+def png(picture: Tensor) -> str:
+    """A picture (C, H, W), float in [0, 1] (clipped), C 1 or 3, as PNG in base64."""
+    pixels = (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    file = io.BytesIO()
+    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
