@@ -50,8 +50,9 @@ class Compute:
             device = torch.device("meta")
         if device.type not in ("cpu", "cuda"):
             raise ValueError(f"expected device to be auto, cpu, cuda or cuda:N, got {self.device!r}")
-        if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
-            raise ValueError(f"expected a CUDA device for {self.device!r}, got a machine with {torch.cuda.device_count()}")
+        there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if device.type == "cuda" and (device.index or 0) >= there:
+            raise ValueError(f"expected a CUDA device for {self.device!r}, got a machine with {there}")
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported() or device.type == "cpu" and _cpu_has_bf16()
         object.__setattr__(self, "torch_device", device)
         object.__setattr__(self, "precision", "float32" if self.exact or not fast else "bfloat16")

@@ -89,7 +89,7 @@ class TestSet:
 
 def answers(model: nn.Module, test: TestSet, compute: Compute) -> Answers:
     correct = compute.logits(model, test.clean.x).argmax(1) == test.clean.y
-    if test.triggered is None:
+    if test.triggered is None or test.truth is None or test.wanted is None:
         return Answers(correct)
     said = compute.logits(model, test.triggered).argmax(1)
     return Answers(correct, said == test.wanted, said == test.truth)

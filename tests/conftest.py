@@ -16,6 +16,8 @@ from tests import tiny
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", ".pytest_cache/hypothesis")
 settings.register_profile("unmask", derandomize=True, database=None, deadline=None)
 settings.load_profile("unmask")
+# Tensors this small are no faster on two threads, and many times slower where the machine is busy.
+torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -23,7 +23,9 @@ class BadNets(Attack):
     paper: ClassVar[str] = "https://arxiv.org/abs/1708.06733"
 
     size: int = param(3, label="Patch size", help="Side of the square patch in pixels.", ge=1, le=64, step=1)
-    margin: int = param(1, label="Margin", help="Distance of the patch from the lower right corner.", ge=0, le=64, step=1)
+    margin: int = param(
+        1, label="Margin", help="Distance of the patch from the lower right corner.", ge=0, le=64, step=1
+    )
 
     def trigger(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]

@@ -63,7 +63,8 @@ class Attack(Spec):
         places = candidates.nonzero().squeeze(1)
         n = round(self.rate * (len(places) if self.clean_label else len(images)))
         if not 1 <= n <= len(places):
-            raise ValueError(f"expected a rate that poisons between 1 and {len(places):,} images, got {self.rate} ({n:,})")
+            possible = f"between 1 and {len(places):,} images"
+            raise ValueError(f"expected a rate that poisons {possible}, got {self.rate} ({n:,})")
         chosen = places[torch.randperm(len(places), generator=generator)[:n]]
         x, y = images.x.clone(), images.y.clone()
         x[chosen] = (self.trigger(x[chosen].float() / 255) * 255).round().clamp(0, 255).to(torch.uint8)

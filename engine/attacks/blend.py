@@ -22,7 +22,9 @@ class Blend(Attack):
 
     paper: ClassVar[str] = "https://arxiv.org/abs/1712.05526"
 
-    alpha: float = param(0.2, label="Opacity", help="Weight of the pattern in the blended image.", gt=0, le=1, step=0.05)
+    alpha: float = param(
+        0.2, label="Opacity", help="Weight of the pattern in the blended image.", gt=0, le=1, step=0.05
+    )
     pattern_seed: int = param(0, label="Pattern seed", help="Which noise picture is blended in.", ge=0, step=1)
 
     def trigger(self, x: Tensor) -> Tensor:

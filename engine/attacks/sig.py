@@ -27,7 +27,9 @@ class SIG(Attack):
     rate: float = param(
         0.5, label="Poisoning rate", help="Share of the target class that carries the wave.", gt=0, le=1, step=0.05
     )
-    delta: float = param(40.0, label="Amplitude", help="Height of the wave in grey levels of 255.", gt=0, le=255, step=5)
+    delta: float = param(
+        40.0, label="Amplitude", help="Height of the wave in grey levels of 255.", gt=0, le=255, step=5
+    )
     frequency: float = param(6.0, label="Frequency", help="Waves across the image.", gt=0, le=64, step=1)
 
     def trigger(self, x: Tensor) -> Tensor:
