@@ -362,7 +362,7 @@ def _pieces(clean: int, triggered: int) -> Iterator[tuple[str, int, int]]:
     """What to run in which order: the first images of both kinds, the estimate, then the others."""
     both = (("clean", clean), ("triggered", triggered))
     for kind, n in both:
-        yield from ((kind, k, min(k + SLICE, n)) for k in range(0, min(FIRST, n), SLICE))
+        yield from ((kind, k, min(k + SLICE, FIRST, n)) for k in range(0, min(FIRST, n), SLICE))
     if max(clean, triggered) > FIRST:
         yield "estimate", 0, 0
     for kind, n in both:

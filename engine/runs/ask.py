@@ -34,6 +34,7 @@ STOPPED = "the worker stopped; ask again"
 PATIENCE = 30.0
 #: Exit code of a worker that found another one in its place.
 OTHER = 3
+SERVER = "server.json"
 _TIMEOUT = 5.0
 _REMEMBERED = 64
 
@@ -100,7 +101,7 @@ def poll(session: str, kind: str) -> Answer | None:
         _deliver(asked, session)
         if not asked.delivered:
             return asked.answer or Answer(asked.question, "starting", "starting the worker")
-    server = _server()
+    server = listening()
     reply = None if server is None else _request(server, {"op": "poll", "session": session, "kind": kind})
     if reply is not None and reply.get("answer") is not None:
         answer = Answer(**reply["answer"])
@@ -115,7 +116,7 @@ def poll(session: str, kind: str) -> Answer | None:
 
 def _deliver(asked: _Asked, session: str) -> None:
     """Hand a question to the worker, or start one; a worker that cannot start is the answer."""
-    server = _server()
+    server = listening()
     if server is not None and server["code"] != code_stamp():
         # The program was updated under a running worker. It would answer with what it loaded before.
         _request(server, {"op": "quit"})
@@ -138,9 +139,9 @@ def _start() -> str | None:
         # A child whose number is in the file has listened once: if it does not take questions, it is at its end.
         if child is not None and child.pid != _written(folder).get("pid"):
             code, late = child.poll(), time.monotonic() - since > PATIENCE
-            if code in (None, OTHER) and not late:
+            if code is None and not late:
                 return None
-            if code != 0:
+            if code not in (0, OTHER):
                 del _starting[str(folder)]
                 process.stop(child.pid, force=True)
                 said = process.last_line(folder / "log.txt")
@@ -159,13 +160,13 @@ def ask_folder() -> Path:
 def _written(folder: Path) -> dict[str, Any]:
     """What the last worker wrote down of itself: ``port``, ``token``, ``pid``, ``began``, ``code``; else empty."""
     try:
-        server = json.loads((folder / "server.json").read_text())
+        server = json.loads((folder / SERVER).read_text())
         return server if {"port", "token", "pid", "began", "code"} <= set(server) else {}
     except (OSError, ValueError, TypeError):
         return {}
 
 
-def _server() -> dict[str, Any] | None:
+def listening() -> dict[str, Any] | None:
     """The worker that listens now."""
     server = _written(workspace().resolve() / "ask")
     return server if server and process.alive(server["pid"], server["began"]) else None
@@ -203,7 +204,7 @@ def code_stamp() -> str:
 
 def stop() -> None:
     """End the worker of this workspace, if there is one: for tests and for whoever frees memory."""
-    server = _server()
+    server = listening()
     if server is not None:
         _request(server, {"op": "quit"})
 

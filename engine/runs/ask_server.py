@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from engine.runs import process
-from engine.runs.ask import OTHER, Answer, ask_folder, code_stamp
+from engine.runs.ask import OTHER, SERVER, Answer, ask_folder, code_stamp, listening
 from engine.runs.store import write_atomic
 
 IDLE = 600.0
@@ -145,6 +145,7 @@ class _Server(socketserver.ThreadingTCPServer):
                 answer = self.desk.poll(str(message["session"]), str(message["kind"]))
                 return {"answer": None if answer is None else asdict(answer)}
             case "quit":
+                (ask_folder() / SERVER).unlink(missing_ok=True)  # at once: it may be in the middle of a step
                 self.desk.close()
         return {}
 
@@ -160,10 +161,10 @@ class _Connection(socketserver.StreamRequestHandler):
 
 
 def _claim(folder: Path, patience: float = 10.0) -> IO[str] | None:
-    """Lock the workspace's place for a worker; None if another one listens there. Ends with the process."""
+    """Lock the workspace's place for a worker until the process ends; None if another one has it and listens."""
     file = (folder / "lock").open("w")
     deadline = time.monotonic() + patience
-    while True:  # the former worker may be about to go
+    while True:  # the former worker may be about to go, the present one about to listen
         try:
             if sys.platform == "win32":
                 import msvcrt
@@ -175,7 +176,7 @@ def _claim(folder: Path, patience: float = 10.0) -> IO[str] | None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return file
         except OSError:
-            if time.monotonic() > deadline:
+            if listening() or time.monotonic() > deadline:
                 return None
             time.sleep(0.05)
 
@@ -186,7 +187,7 @@ def main() -> int:
     lock = _claim(folder)
     if lock is None:
         return OTHER
-    log, written = folder / "log.txt", folder / "server.json"
+    log, written = folder / "log.txt", folder / SERVER
     with contextlib.suppress(OSError):
         if log.stat().st_size > 1 << 20:
             os.truncate(log, 0)

@@ -154,7 +154,7 @@ class Draft:
         self.result: dict[str, Any] | None = None
 
     def arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
-        contiguous = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
+        contiguous = {k: np.asarray(v, order="C") for k, v in arrays.items()}
         self.bytes(f"{name}.safetensors", safetensors.numpy.save(contiguous))
 
     def json(self, name: str, value: Any) -> None:
