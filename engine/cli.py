@@ -34,9 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         args = _parser().parse_args(arguments)
-        out: Path | None = getattr(args, "out", None)
-        if out is not None and (out / "job.json").exists():
-            journal = Journal(out)
+        folder: Path | None = getattr(args, "out", None)
+        # A folder that the dashboard made for this command is told how far it is.
+        if folder is not None and (folder / "job.json").exists():
+            journal = Journal(folder)
         progress = _Reporter(journal)
         document = args.command(args, progress)
         progress.end()
@@ -108,7 +109,7 @@ def _groups(pairs: list[str], *allowed: str) -> list[dict[str, Any]]:
 
 
 def _row(run: Run) -> dict[str, Any]:
-    return {"run": run.id, "folder": str(run.folder), **run.result}
+    return {"run": run.id, "folder": str(run.folder), **run.result, "seconds": run.manifest["seconds"]}
 
 
 def _attack(args: argparse.Namespace, progress: Callable[[str, float], None]) -> Json:
@@ -119,7 +120,7 @@ def _attack(args: argparse.Namespace, progress: Callable[[str, float], None]) ->
     compute = Compute(args.device)
     preset: dict[str, Any] = {"model": {}, "training": {}}
     if args.preset == "demo":
-        preset = {"model": {"width": 32}, "training": {"epochs": 4}}
+        preset = {"model": {"width": 32}, "training": {"epochs": 3}}
     attack = None if args.attack == "none" else make_attack(args.attack, params)
     if attack is None and params:
         raise ValueError(f"expected no attack settings without an attack, got {', '.join(params)}")
@@ -138,6 +139,61 @@ def _attack(args: argparse.Namespace, progress: Callable[[str, float], None]) ->
         twin = demos.open_suspect(args.twin)
     recorded = {"name": args.attack, "params": attack.model_dump(mode="json")} if attack else None
     return _row(run_attack(AttackRun.build(common, attack=recorded), compute, args.out, twin, progress))
+
+
+def _list(args: argparse.Namespace, _progress: Callable[[str, float], None]) -> Json:
+    from engine import catalogue
+
+    return catalogue.rows(args.what)
+
+
+def _scoring(args: argparse.Namespace, name: str) -> tuple[dict[str, Any], Any, Any]:
+    """What ``defend`` and ``sweep`` share: the specification's values, the suspect and where to compute."""
+    from engine.compute import Compute
+    from engine.defenses import DEFENSES
+    from engine.suspects import load_suspect
+
+    params, policy = _groups(args.set, "", "policy")
+    defense = DEFENSES[name]
+    compute = Compute(args.device)
+    suspect = load_suspect(args.suspect, compute)
+    for key in ("tolerance", "threshold", "fraction"):
+        if getattr(args, key) is not None:
+            policy[key] = getattr(args, key)
+    values = {
+        "suspect": args.suspect,
+        "defense": name,
+        "preset": args.preset or defense.preset_for(len(suspect.units)),
+        "params": params,
+        "samples": args.samples,
+        "trigger": args.trigger,
+        "mode": args.mode,
+        "policy": {"name": args.policy, **policy},
+        "seed": args.seed,
+    }
+    return values, suspect, compute
+
+
+def _defend(args: argparse.Namespace, progress: Callable[[str, float], None]) -> Json:
+    values, suspect, compute = _scoring(args, args.defense)
+    from engine.defend import DefendRun, run_defend
+
+    return _row(run_defend(DefendRun.build(values), suspect, compute, args.out, progress))
+
+
+def _sweep(args: argparse.Namespace, progress: Callable[[str, float], None]) -> Json:
+    values, suspect, compute = _scoring(args, args.score)
+    from engine.defend import SweepRun, run_sweep
+
+    spec = SweepRun.build(values, points=args.points, test_samples=args.test_samples)
+    return _row(run_sweep(spec, suspect, compute, args.out, progress))
+
+
+def _export(args: argparse.Namespace, _progress: Callable[[str, float], None]) -> Json:
+    from engine.export import export_run
+
+    files = export_run(args.run, args.format, args.out)
+    return {"run": args.run, "format": args.format, "files": [str(file) for file in files]}
 
 
 def _verify(args: argparse.Namespace, _progress: Callable[[str, float], None]) -> Json:
@@ -169,6 +225,37 @@ def _parser() -> _Parser:
     attack.add_argument("--preset", choices=["demo"], help="demo: the settings of the shipped models")
     attack.add_argument("--store", choices=["float32", "float16"], default="float32")
     running(attack)
+
+    def scoring(sub: _Parser) -> None:
+        sub.add_argument("suspect", metavar="SUSPECT", help="a run folder or demo:NAME")
+        sub.add_argument("--preset", help="published, small (default: by the size of the network)")
+        sub.add_argument("--samples", type=int, default=500, help="clean images that the defender has")
+        sub.add_argument("--trigger", choices=["none", "true"], default="none", help="true: oracle")
+        sub.add_argument("--mode", choices=["scale", "silence"], default="scale")
+        policies = ["tolerance", "knee", "fixed", "fraction", "oracle"]
+        sub.add_argument("--policy", choices=policies, default="tolerance", help="what chooses the threshold")
+        sub.add_argument("--tolerance", type=float, help="accepted drop of held-out accuracy, a fraction")
+        sub.add_argument("--threshold", type=float, help="with --policy fixed: cut units at or above it")
+        sub.add_argument("--fraction", type=float, help="with --policy fraction: share of units to cut")
+        running(sub)
+
+    defend = command("defend", _defend, "score, choose a threshold, cut, and measure the repaired model")
+    defend.add_argument("--defense", required=True)
+    scoring(defend)
+
+    sweep = command("sweep", _sweep, "score, and measure the curve over thresholds")
+    sweep.add_argument("--score", required=True)
+    sweep.add_argument("--points", type=int, default=50)
+    sweep.add_argument("--test-samples", type=int, default=2000, help="test images per point, at most")
+    scoring(sweep)
+
+    listing = command("list", _list, "what there is")
+    listing.add_argument("what", metavar="WHAT", help="attacks, defenses, scores, models, datasets or demos")
+
+    export = command("export", _export, "write a model that plain torch loads, with its card")
+    export.add_argument("run", metavar="RUN")
+    export.add_argument("--format", default="safetensors")
+    export.add_argument("--out", "--path", dest="out", type=Path, required=True, help="NAME.safetensors")
 
     verify = command("verify", _verify, "check every file of a run against its manifest")
     verify.add_argument("run", metavar="RUN")

@@ -123,7 +123,9 @@ def load_weights(model: Classifier, path: Path) -> None:
         raise ValueError(f"expected {path.name} to hold the {len(wanted)} tensors of this model, got {problem}")
     for key, value in state.items():
         if value.shape != wanted[key].shape:
-            raise ValueError(f"expected {key} of shape {tuple(wanted[key].shape)}, got {tuple(value.shape)} in {path.name}")
+            raise ValueError(
+                f"expected {key} of shape {tuple(wanted[key].shape)}, got {tuple(value.shape)} in {path.name}"
+            )
         if value.is_floating_point() and not value.isfinite().all():
             raise ValueError(f"expected finite weights, got NaN or infinity in {key} of {path.name}")
     model.load_state_dict(state)

@@ -63,8 +63,13 @@ def _complete_train() -> Images:
         return read_idx(DEBIAN, "train")
     from engine.data.from_torchvision import download
 
-    download("FashionMNIST", "fashion-mnist:full", "apt-get install dataset-fashion-mnist, or use the embedded fashion-mnist")
-    return read_idx(workspace() / "data" / "FashionMNIST" / "raw", "train")
+    alternative = "apt-get install dataset-fashion-mnist, or use the embedded fashion-mnist"
+    download("FashionMNIST", "fashion-mnist:full", alternative)
+    raw = workspace() / "data" / "FashionMNIST" / "raw"
+    try:
+        return read_idx(raw, "train")
+    except OSError as error:
+        raise ValueError(f"expected the complete Fashion-MNIST in {raw}, got {error}; {alternative}") from None
 
 
 def _read(part: str, full: bool) -> Images:

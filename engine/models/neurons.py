@@ -19,7 +19,7 @@ from engine.models.base import Classifier
 
 @dataclass(frozen=True)
 class Layer:
-    """``size`` units that start at ``offset`` in the order of all units; ``kind`` is ``norm``, ``conv`` or ``linear``."""
+    """``size`` units from ``offset`` on in the order of all units; ``kind`` is ``norm``, ``conv`` or ``linear``."""
 
     name: str
     kind: str
@@ -104,3 +104,40 @@ def module_prefix(model: nn.Module) -> str:
 def no_units(model: nn.Module) -> Tensor:
     """The empty cut: a bool vector (U,) of False."""
     return torch.zeros(len(units(model)), dtype=torch.bool)
+
+
+@torch.no_grad()
+def filter_weights(model: nn.Module, example: Tensor) -> list[Tensor | None]:
+    """For each layer of units, the weights (size, ...) of the filters whose outputs the units are.
+
+    A convolution belongs to a normalisation layer if its output is what that layer reads, found by one forward pass
+    of ``example`` (1, C, H, W). ``None`` for norms that read something else, such as PreAct's leading norms, which
+    read a sum. Layers without normalisation are their own filters.
+    """
+    made: list[tuple[Tensor, nn.Conv2d]] = []
+    read: dict[nn.Module, Tensor] = {}
+    hooks = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_hook(lambda m, _, out: made.append((out, m))))
+        elif isinstance(module, nn.BatchNorm2d):
+            hooks.append(module.register_forward_pre_hook(lambda m, inputs: read.__setitem__(m, inputs[0])))
+    was_training = model.training
+    model.eval()
+    try:
+        model(example)
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    found: list[Tensor | None] = []
+    for layer, module in zip(units(model).layers, unit_modules(model), strict=True):
+        weight: Tensor | None
+        if layer.kind == "norm":
+            source = read.get(module)
+            weight = next((conv.weight for out, conv in made if out is source), None)
+        else:
+            assert isinstance(module.weight, Tensor)
+            weight = module.weight
+        found.append(weight)
+    return found

@@ -35,12 +35,11 @@ class ResNet18(nn.Module):
         super().__init__()
         self.conv1, self.bn1 = _conv(channels, width, 3), nn.BatchNorm2d(width)
         sizes = [width, width, 2 * width, 4 * width, 8 * width]
-        for k in range(4):
-            stage = nn.Sequential(
-                BasicBlock(sizes[k], sizes[k + 1], stride=1 if k == 0 else 2),
-                BasicBlock(sizes[k + 1], sizes[k + 1], stride=1),
-            )
-            self.add_module(f"layer{k + 1}", stage)
+        stages = [
+            nn.Sequential(BasicBlock(sizes[k], sizes[k + 1], min(k, 1) + 1), BasicBlock(sizes[k + 1], sizes[k + 1], 1))
+            for k in range(4)
+        ]
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.fc = nn.Linear(8 * width, classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,0 +1,18 @@
+"""Per-neuron scores by name. One file per score; every score means: higher = more suspicious."""
+
+from engine.registry import Registry
+from engine.scores.activation import Activation
+from engine.scores.base import Evidence, Score, Scores
+from engine.scores.random_order import RandomOrder
+from engine.scores.rnp import RNP
+from engine.scores.tac import TAC
+from engine.scores.unlearning_gradient import UnlearningGradient
+
+SCORES: Registry[type[Score]] = Registry("score")
+SCORES.add("rnp", RNP)
+SCORES.add("unlearning_gradient", UnlearningGradient)
+SCORES.add("activation", Activation)
+SCORES.add("tac", TAC)
+SCORES.add("random", RandomOrder)
+
+__all__ = ["SCORES", "Evidence", "Score", "Scores"]

@@ -40,9 +40,21 @@ class RNP(Score):
 
     unlearn_lr: float = param(0.01, label="Unlearning rate", help="SGD rate of the ascent on clean loss.", gt=0, le=1)
     unlearn_passes: int = param(21, label="Unlearning passes", help="At most this many passes.", ge=1, le=200, step=1)
+    lr_drop: int = param(
+        10,
+        label="Rate drop",
+        help="Divide the unlearning rate by 10 after every so many passes; 0: never.",
+        ge=0,
+        step=1,
+    )
     weight_decay: float = param(5e-4, label="Weight decay", help="Of the unlearning step.", ge=0, le=1)
     stop_acc: float = param(
-        0.2, label="Stop at accuracy", help="Stop once the running training accuracy is this low.", ge=0, le=1, step=0.05
+        0.2,
+        label="Stop at accuracy",
+        help="Stop once the running training accuracy is this low.",
+        ge=0,
+        le=1,
+        step=0.05,
     )
     mask_lr: float = param(0.2, label="Mask rate", help="SGD rate of the masks.", gt=0, le=10)
     mask_passes: int = param(20, label="Mask passes", help="Passes that learn the masks.", ge=1, le=200, step=1)
@@ -63,7 +75,7 @@ class RNP(Score):
         optimizer = torch.optim.SGD(
             model.parameters(), lr=self.unlearn_lr, momentum=0.9, weight_decay=self.weight_decay
         )
-        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [10, 20], gamma=0.1)
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, self.lr_drop or self.unlearn_passes, gamma=0.1)
         rng = evidence.rng("unlearn")
         log: list[dict[str, float]] = []
         for turn in range(self.unlearn_passes):
@@ -80,7 +92,9 @@ class RNP(Score):
                 seen += len(y)
             schedule.step()
             log.append({"loss": loss_sum / seen, "acc": right / seen})
-            evidence.progress(f"unlearning, pass {turn + 1}: accuracy {right / seen:.0%}", (turn + 1) / self.unlearn_passes)
+            evidence.progress(
+                f"unlearning, pass {turn + 1}: accuracy {right / seen:.0%}", (turn + 1) / self.unlearn_passes
+            )
             if right / seen <= self.stop_acc:
                 break
         return model, log

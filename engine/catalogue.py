@@ -1,0 +1,109 @@
+"""What there is to choose from, as rows for ``list WHAT --json`` and for the forms of the dashboard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from engine import demos
+from engine.attacks import ATTACKS
+from engine.data import DATASETS
+from engine.defenses import DEFENSES
+from engine.models import MODELS
+from engine.scores import SCORES
+from engine.spec import Spec
+
+Row = dict[str, Any]
+
+
+def _settings(spec: type[Spec]) -> dict[str, Any]:
+    return dict(spec.model_json_schema()["properties"])
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().splitlines()[0]
+
+
+def _attacks() -> list[Row]:
+    return [
+        {
+            "name": name,
+            "title": _first_line(attack.__doc__),
+            "paper": attack.paper,
+            "clean_label": attack.clean_label,
+            "settings": _settings(attack),
+        }
+        for name, attack in ATTACKS.items()
+    ]
+
+
+def _scores() -> list[Row]:
+    return [
+        {
+            "name": name,
+            "title": score.title,
+            "about": _first_line(score.__doc__),
+            "paper": score.paper,
+            "needs_trigger": score.needs_trigger,
+            "settings": _settings(score),
+        }
+        for name, score in SCORES.items()
+    ]
+
+
+def _defenses() -> list[Row]:
+    return [
+        {"name": name, "title": d.title, "about": d.about, "score": d.score, "presets": d.presets}
+        for name, d in DEFENSES.items()
+    ]
+
+
+def _models() -> list[Row]:
+    return [
+        {"name": n, "title": m.title, "about": m.about, "paper": m.paper, "width": m.width} for n, m in MODELS.items()
+    ]
+
+
+def _datasets() -> list[Row]:
+    return [
+        {"name": name, "title": d.title, "about": d.about, "licence": d.licence, "offline": d.offline()}
+        for name, d in DATASETS.items()
+    ]
+
+
+def _demos() -> list[Row]:
+    rows = []
+    for name in demos.names():
+        run = demos.open_suspect(f"{demos.PREFIX}{name}")
+        attack, result = run.spec["attack"], run.result
+        rows.append(
+            {
+                "name": name,
+                "suspect": f"{demos.PREFIX}{name}",
+                "title": f"{attack['name'] if attack else 'clean'} on {run.spec['data']}",
+                "attack": attack,
+                **{key: result[key] for key in ("acc", "asr", "ra", "clean_acc", "units")},
+            }
+        )
+    return rows
+
+
+KINDS: dict[str, Callable[[], list[Row]]] = {
+    "attacks": _attacks,
+    "defenses": _defenses,
+    "scores": _scores,
+    "models": _models,
+    "datasets": _datasets,
+    "demos": _demos,
+}
+
+
+def rows(what: str) -> list[Row]:
+    """The entries of a kind, each with at least ``name``.
+
+    Raises:
+        ValueError: for an unknown kind.
+    """
+    if what not in KINDS:
+        raise ValueError(f"expected WHAT to be one of {', '.join(KINDS)}, got {what!r}")
+    return KINDS[what]()

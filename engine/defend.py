@@ -1,0 +1,342 @@
+"""Running a defense: draw defense images, score, choose a threshold, measure on images that no policy saw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from engine.compute import Compute, generator
+from engine.data.base import draw
+from engine.defenses import DEFENSES
+from engine.explain.activations import mean_outputs
+from engine.metrics import Answers, TestSet, answers, der, der_interval, paired_interval
+from engine.models.masking import Mode, apply_cut, masked
+from engine.pruning.cut import cut_at
+from engine.pruning.sweep import counts_for, point, sweep
+from engine.pruning.thresholds import HeldOut, Policy, by_knee, by_oracle, by_tolerance, cross_fit, cut_of
+from engine.runs.store import Draft, Run, finished, new_run
+from engine.scores import Evidence, Score, Scores
+from engine.spec import Spec, param
+from engine.suspects import Suspect, layer_rows, shares, weights
+from engine.train import Progress, silent
+
+
+class Scoring(Spec):
+    """What ``defend`` and ``sweep`` have in common."""
+
+    suspect: str
+    defense: str = "rnp"
+    preset: str = "published"
+    params: dict[str, Any] = {}
+    samples: int = param(500, label="Defense images", help="Clean images that the defender has.", ge=1, step=100)
+    trigger: Literal["none", "true"] = param(
+        "none", label="Trigger", help="Which trigger scores may use; true: oracle."
+    )
+    mode: Mode = param("scale", label="Mode", help="Keep the bias (scale) or zero the output (silence).")
+    policy: Policy = Policy()
+    seed: int = param(0, label="Seed", help="Which images are drawn, and every other choice.", ge=0, step=1)
+
+
+class DefendRun(Scoring):
+    """What the ``defend`` command runs."""
+
+    kind: Literal["defend"] = "defend"
+
+
+class SweepRun(Scoring):
+    """What the ``sweep`` command runs."""
+
+    kind: Literal["sweep"] = "sweep"
+    points: int = param(50, label="Points", help="Cuts on the curve.", ge=2, le=1000, step=1)
+    test_samples: int = param(
+        2000, label="Test images", help="Clean and triggered test images per point, at most.", ge=1, step=500
+    )
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Scores with the threshold that the policy chose on defense data; ``None`` cuts nothing."""
+
+    scores: Scores
+    held_out: HeldOut | None
+    threshold: float | None
+    oracle: bool
+
+    @property
+    def cut(self) -> np.ndarray:
+        return cut_at(self.scores.values.numpy(), self.threshold)
+
+
+def evidence_for(spec: Scoring, suspect: Suspect, compute: Compute, progress: Progress = silent) -> Evidence:
+    """The defender's images, and the true trigger if the specification allows it.
+
+    Raises:
+        ValueError: if more images are asked for than the pool has, or there is no trigger to use.
+    """
+    if spec.trigger == "true" and suspect.attack is None:
+        raise ValueError(
+            f"expected a suspect with a known trigger for --trigger true, got {suspect.name}, which has none"
+        )
+    images = draw(suspect.data.pool, spec.samples, generator(spec.seed, "defense images"))
+    trigger = suspect.attack if spec.trigger == "true" else None
+    return Evidence(images, spec.seed, compute, trigger, trigger is not None, progress)
+
+
+def build_score(spec: Scoring) -> Score:
+    return DEFENSES[spec.defense].build(spec.preset, spec.params)
+
+
+def decide(spec: Scoring, suspect: Suspect, evidence: Evidence) -> Decision:
+    """Score the suspect and choose a threshold from defense data alone (all policies but ``oracle``)."""
+    score, policy = build_score(spec), spec.policy
+    if policy.name == "fixed" and policy.threshold is None:
+        raise ValueError("expected --threshold with the policy fixed, got none")
+    if policy.name in ("tolerance", "knee"):
+        # Far enough beyond the tolerance that the knee shows and that noise cannot hide a late recovery.
+        scores, held_out = cross_fit(
+            score, suspect.model, evidence, policy.folds, spec.mode, give_up=max(0.08, 3 * policy.tolerance)
+        )
+        count = by_knee(held_out) if policy.name == "knee" else by_tolerance(held_out, policy.tolerance)
+        threshold, _ = cut_of(scores.values.numpy(), count)
+        return Decision(scores, held_out, threshold, scores.oracle)
+    scores = score(suspect.model, evidence)
+    if policy.name == "fixed":
+        return Decision(scores, None, policy.threshold, scores.oracle)
+    if policy.name == "fraction":
+        threshold, _ = cut_of(scores.values.numpy(), round(policy.fraction * len(suspect.units)))
+        return Decision(scores, None, threshold, scores.oracle)
+    if suspect.attack is None:
+        raise ValueError(f"expected a suspect with a trigger for the policy oracle, got {suspect.name}, which has none")
+    values = scores.values.numpy()
+    rows = sweep(
+        suspect.model,
+        values,
+        counts_for(values, 40),
+        suspect.test_set().head(2000),
+        spec.mode,
+        evidence.compute,
+        evidence.progress,
+    )
+    return Decision(scores, None, by_oracle(rows, policy.tolerance)["threshold"], True)
+
+
+def outcome(before: Answers, after: Answers) -> dict[str, Any]:
+    """Before and after, as the ``defend`` command reports them."""
+    row: dict[str, Any] = {}
+    for when, found in (("before", before), ("after", after)):
+        for key, value in shares(found).items():
+            row[f"{key}_{when}"] = value
+    return {
+        **row,
+        "acc_drop": row["acc_before"] - row["acc_after"],
+        "acc_drop_interval": list(paired_interval(before.correct, after.correct)),
+        "der": der(before, after),
+        "der_interval": der_interval(before, after),
+    }
+
+
+def _store_cut(draft: Draft, suspect: Suspect, cut: np.ndarray, mode: Mode, compute: Compute) -> dict[str, Any]:
+    """Measure a cut on the whole test set and store the repaired model; the suspect is left as it was."""
+    keep = {k: v.clone() for k, v in suspect.model.state_dict().items()}
+    try:
+        apply_cut(suspect.model, torch.from_numpy(cut), mode)
+        after = answers(suspect.model, suspect.test_set(), compute)
+        draft.arrays("repaired", weights(suspect.model))
+    finally:
+        suspect.model.load_state_dict(keep)
+    vectors = {"correct": after.correct, "fooled": after.fooled, "robust": after.robust}
+    draft.arrays("answers", {k: v.numpy().astype(np.uint8) for k, v in vectors.items() if v is not None})
+    return {
+        "pruned": int(cut.sum()),
+        "units": len(suspect.units),
+        "per_layer": suspect.units.per_layer(torch.from_numpy(cut)),
+        "layers": layer_rows(suspect.units),
+        "classes": list(suspect.data.classes),
+        **outcome(suspect.answers(compute), after),
+    }
+
+
+def _inputs(suspect: Suspect) -> dict[str, str]:
+    return {"suspect": suspect.hash}
+
+
+def run_defend(
+    spec: DefendRun, suspect: Suspect, compute: Compute, out: Path | None = None, progress: Progress = silent
+) -> Run:
+    """Defend a suspect and store the repaired model; an existing run of the same specification is returned."""
+    asked = spec.model_dump(mode="json")
+    evidence = evidence_for(spec, suspect, compute, progress)
+    score = build_score(spec)
+    if known := finished(asked, _inputs(suspect), out):
+        return known
+    with new_run(asked, _inputs(suspect), out) as draft:
+        decision = decide(spec, suspect, evidence)
+        progress("measuring the repaired model on the test set", 0.95)
+        measured = _store_cut(draft, suspect, decision.cut, spec.mode, compute)
+        draft.arrays("scores", {"values": decision.scores.values.numpy(), "cut": decision.cut.astype(np.uint8)})
+        if decision.scores.unlearned is not None:
+            state = {k: v.half() if v.ndim > 1 else v for k, v in decision.scores.unlearned.items()}
+            draft.arrays("unlearned", {k: v.numpy() for k, v in state.items()})
+        draft.result = {
+            "defense": spec.defense,
+            "score": DEFENSES[spec.defense].score,
+            "title": DEFENSES[spec.defense].title,
+            "oracle": decision.oracle,
+            "policy": spec.policy.name,
+            "threshold": decision.threshold,
+            "native": decision.scores.native,
+            "mode": spec.mode,
+            "samples": spec.samples,
+            **measured,
+            "heldout": decision.held_out.rows() if decision.held_out else [],
+            "settings": score.model_dump(mode="json"),
+            "log": decision.scores.log,
+            "precision": compute.precision,
+            "machine": compute.describe(),
+        }
+    run = finished(asked, _inputs(suspect), out)
+    assert run is not None
+    return run
+
+
+def run_sweep(
+    spec: SweepRun, suspect: Suspect, compute: Compute, out: Path | None = None, progress: Progress = silent
+) -> Run:
+    """Score a suspect, let the policies choose, and measure the curve on test images."""
+    asked = spec.model_dump(mode="json")
+    evidence = evidence_for(spec, suspect, compute, progress)
+    score = build_score(spec)
+    if known := finished(asked, _inputs(suspect), out):
+        return known
+    with new_run(asked, _inputs(suspect), out) as draft:
+        decision = decide(spec, suspect, evidence)
+        scores, values = decision.scores, decision.scores.values.numpy()
+        test = suspect.test_set().head(spec.test_samples)
+        rows = sweep(suspect.model, values, counts_for(values, spec.points), test, spec.mode, compute, progress)
+        chosen = {
+            "policy": spec.policy.name,
+            "oracle": decision.oracle,
+            **_measured(suspect, decision.cut, decision.threshold, test, spec.mode, compute),
+        }
+        draft.arrays("scores", {"values": values})
+        draft.arrays("activations", _activations(suspect, evidence))
+        draft.result = {
+            "score": DEFENSES[spec.defense].score,
+            "title": type(score).title,
+            "oracle": scores.oracle,
+            "native": scores.native,
+            "native_rule": type(score).native_rule,
+            "units": len(suspect.units),
+            "layers": layer_rows(suspect.units),
+            "classes": list(suspect.data.classes),
+            "mode": spec.mode,
+            "points": rows,
+            "n": {"acc": len(test.clean), "asr": None if test.triggered is None else len(test.triggered)},
+            "heldout": decision.held_out.rows() if decision.held_out else [],
+            "chosen": chosen,
+            "policies": _policies(decision, rows, spec.policy),
+            "settings": score.model_dump(mode="json"),
+            "log": scores.log,
+            "precision": compute.precision,
+            "machine": compute.describe(),
+        }
+    run = finished(asked, _inputs(suspect), out)
+    assert run is not None
+    return run
+
+
+def _measured(
+    suspect: Suspect, cut: np.ndarray, threshold: float | None, test: TestSet, mode: Mode, compute: Compute
+) -> dict[str, Any]:
+    with masked(suspect.model, torch.from_numpy(cut), mode):
+        return point(answers(suspect.model, test, compute), threshold, int(cut.sum()))
+
+
+def _activations(suspect: Suspect, evidence: Evidence) -> dict[str, np.ndarray]:
+    """Mean output of every unit on the defense images, clean and, for the Oracle view, triggered."""
+    x = evidence.images.x
+    found = {"clean": mean_outputs(suspect.model, x, evidence.compute).mean(0).numpy()}
+    if suspect.attack is not None:
+        stamped = suspect.attack.trigger(x.float() / 255)
+        found["triggered"] = mean_outputs(suspect.model, stamped, evidence.compute).mean(0).numpy()
+    return found
+
+
+def _policies(decision: Decision, rows: list[dict[str, Any]], policy: Policy) -> list[dict[str, Any]]:
+    """What every policy would choose on this score, for the marks on the threshold axis."""
+    values = decision.scores.values.numpy()
+    found: list[dict[str, Any]] = []
+    if decision.held_out is not None:
+        counts = {"tolerance": by_tolerance(decision.held_out, policy.tolerance), "knee": by_knee(decision.held_out)}
+        found += [
+            {"policy": p, "oracle": decision.oracle, "threshold": cut_of(values, c)[0]} for p, c in counts.items()
+        ]
+    if decision.scores.native is not None:
+        found.append({"policy": "native", "oracle": decision.oracle, "threshold": decision.scores.native})
+    if rows[0]["asr"] is not None:
+        best = by_oracle(rows, policy.tolerance)
+        found.append({"policy": "oracle", "oracle": True, "threshold": best["threshold"]})
+    return [{**row, "pruned": int(cut_at(values, row["threshold"]).sum())} for row in found]
+
+
+def commit_cut(
+    suspect: Suspect,
+    cut: list[int],
+    mode: Mode,
+    compute: Compute,
+    *,
+    threshold: float | None,
+    score: str,
+    study: str,
+    edits: dict[str, str],
+    role: str,
+    out: Path | None = None,
+) -> Run:
+    """Store a cut that a person made by hand as a finished ``defend`` run.
+
+    Raises:
+        ValueError: for units that the model does not have.
+    """
+    units = len(suspect.units)
+    if any(not 0 <= unit < units for unit in cut):
+        raise ValueError(f"expected units between 0 and {units - 1}, got {max(cut, key=abs)}")
+    asked = {
+        "kind": "defend",
+        "suspect": suspect.name,
+        "defense": "by_hand",
+        "score": score,
+        "study": study,
+        "threshold": threshold,
+        "edits": edits,
+        "cut": sorted(cut),
+        "mode": mode,
+        "role": role,
+    }
+    if known := finished(asked, _inputs(suspect), out):
+        return known
+    chosen = np.zeros(units, dtype=bool)
+    chosen[cut] = True
+    with new_run(asked, _inputs(suspect), out) as draft:
+        measured = _store_cut(draft, suspect, chosen, mode, compute)
+        draft.arrays("scores", {"cut": chosen.astype(np.uint8)})
+        draft.result = {
+            "defense": "by_hand",
+            "score": score,
+            "title": "Cut by hand",
+            # Chosen while ASR was in view: an oracle, however little it was used.
+            "oracle": role == "oracle",
+            "policy": "by_hand",
+            "threshold": threshold,
+            "native": None,
+            "mode": mode,
+            **measured,
+            "precision": compute.precision,
+            "machine": compute.describe(),
+        }
+    run = finished(asked, _inputs(suspect), out)
+    assert run is not None
+    return run

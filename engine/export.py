@@ -1,0 +1,163 @@
+"""Export: a model that plain torch loads, with its card and, where torchvision lacks it, its architecture's source.
+
+The exported tensors are those of the bare network under their usual names. The normalisation is not part of them;
+the card gives it, and a few lines of code that put the two together.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from engine.compute import Compute
+from engine.data import DATASETS
+from engine.demos import locate
+from engine.models import constructor_call, import_line, source_file
+from engine.models.neurons import module_prefix
+from engine.runs.store import Run, open_run, write_atomic
+from engine.suspects import AttackRun, load_suspect, load_weights
+
+FORMATS = ("safetensors",)
+
+
+def export_run(run: str | Path, format: str, path: Path) -> list[Path]:
+    """Write the model of a run to ``path`` (``NAME.safetensors``), with ``NAME.md`` and the source file beside it.
+
+    A ``defend`` run gives the repaired model, an ``attack`` run the suspect.
+
+    Raises:
+        ValueError: for another format or suffix, a run that holds no model, or a file that is there already.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"expected format to be {' or '.join(FORMATS)}, got {format!r}")
+    if path.suffix != ".safetensors":
+        raise ValueError(f"expected a path that ends in .safetensors, got {path.name!r}")
+    files = _files(open_run(locate(str(run))), path.stem)
+    present = [name for name in files if (path.parent / name).exists() and not name.endswith(".py")]
+    if present:
+        raise ValueError(f"expected no file at {path.parent / present[0]}, got one; nothing was overwritten")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        write_atomic(path.parent / name, data)
+    return [path.parent / name for name in files]
+
+
+def export_zip(folder: Path) -> Path:
+    """The same files and the run's record in one archive inside the run folder; made once."""
+    run = open_run(folder)
+    path = folder / "export.zip"
+    if not path.exists():
+        files = {**_files(run, "repaired"), "record.json": _record(run)}
+        handle, part = tempfile.mkstemp(dir=folder, suffix=".part")
+        with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for name, data in files.items():
+                archive.writestr(name, data)
+        os.replace(part, path)
+    return path
+
+
+def _record(run: Run) -> bytes:
+    whole = {"run": run.id, "manifest": run.manifest, "spec": run.spec, "result": run.result}
+    return (json.dumps(whole, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _files(run: Run, stem: str) -> dict[str, bytes]:
+    if run.kind not in ("defend", "attack"):
+        raise ValueError(f"expected a run with a model (attack or defend), got a {run.kind} run in {run.folder}")
+    repaired = run.kind == "defend"
+    suspect = load_suspect(run.spec["suspect"] if repaired else str(run.folder), Compute("cpu"))
+    if repaired:
+        if run.manifest["inputs"]["suspect"] != suspect.hash:
+            raise ValueError(f"expected the suspect that {run.folder} was made from, got a changed {suspect.name}")
+        load_weights(suspect.model, run.path("repaired.safetensors"))
+    spec = AttackRun.build(suspect.run.spec)
+    prefix = module_prefix(suspect.model)
+    state = {
+        key.removeprefix(prefix): value.contiguous()
+        for key, value in suspect.model.state_dict().items()
+        if key.startswith(prefix)
+    }
+    metadata = {"format": "pt", "run": run.id, "architecture": spec.model.name}
+    files = {f"{stem}.safetensors": safetensors.torch.save(state, metadata)}
+    source = source_file(spec.model.name)
+    if source is not None:
+        files[source.name] = source.read_bytes()
+    shape, classes = suspect.data.shape, suspect.data.classes
+    facts = {
+        "stem": stem,
+        "import": import_line(spec.model.name),
+        "make": constructor_call(spec.model.name, len(classes), shape[0], spec.model.width),
+        "mean": [round(v, 6) for v in suspect.model.normalize.mean.flatten().tolist()],
+        "std": [round(v, 6) for v in suspect.model.normalize.std.flatten().tolist()],
+        "shape": shape,
+        "classes": classes,
+        "licence": _licence(spec.data),
+        "suspect": suspect.name,
+    }
+    files[f"{stem}.md"] = card(run, facts).encode()
+    return files
+
+
+def _licence(data: str) -> str:
+    return DATASETS[data].licence if data in DATASETS else "unknown"
+
+
+def _percent(value: float | None) -> str:
+    return "not measured" if value is None else f"{100 * value:.1f} %"
+
+
+def card(run: Run, facts: dict[str, Any]) -> str:
+    """The model card in Markdown."""
+    result, repaired = run.result, run.kind == "defend"
+    what = "repaired" if repaired else "suspect"
+    rows = [("Clean accuracy (ACC)", "acc"), ("Attack success (ASR)", "asr"), ("Recovered accuracy (RA)", "ra")]
+    if repaired:
+        table = ["| on test images | before | after |", "| --- | --- | --- |"]
+        table += [f"| {t} | {_percent(result[k + '_before'])} | {_percent(result[k + '_after'])} |" for t, k in rows]
+        how = (
+            f"{result['pruned']:,} of {result['units']:,} units were cut from `{facts['suspect']}` "
+            f"(mode `{result['mode']}`, score `{result['score']}`, policy `{result['policy']}`"
+            f"{', **oracle**: attack success was in view' if result['oracle'] else ''})."
+        )
+    else:
+        table = ["| on test images | |", "| --- | --- |"] + [f"| {t} | {_percent(result[k])} |" for t, k in rows]
+        how = "This is the suspect itself. **It may hold a backdoor; do not deploy it.**"
+    return f"""# {what.capitalize()} model, run `{run.id}`
+
+{how}
+
+{chr(10).join(table)}
+
+Measured on {result["machine"]}. Cutting units lowers what was measured; it proves nothing about other triggers.
+
+## Use
+
+```python
+import safetensors.torch
+import torch
+{facts["import"]}
+
+net = {facts["make"]}
+net.load_state_dict(safetensors.torch.load_file("{facts["stem"]}.safetensors"))
+net.eval()
+mean = torch.tensor({facts["mean"]}).reshape(1, -1, 1, 1)
+std = torch.tensor({facts["std"]}).reshape(1, -1, 1, 1)
+
+
+def predict(x):
+    \"\"\"Float images (N, {", ".join(map(str, facts["shape"]))}) in [0, 1] -> class numbers (N,).\"\"\"
+    with torch.no_grad():
+        return net((x - mean) / std).argmax(1)
+```
+
+Classes, in order: {", ".join(facts["classes"])}.
+
+Trained on data under the licence: {facts["licence"] or "unknown"}. Record of the run: specification
+`{json.dumps(run.spec, sort_keys=True)}`.
+"""
