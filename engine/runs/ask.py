@@ -67,7 +67,8 @@ class _Asked:
     answer: Answer | None = None
 
 
-_lock = threading.RLock()
+_lock = threading.Lock()
+_delivery = threading.Lock()
 _asked: OrderedDict[tuple[str, str, str], _Asked] = OrderedDict()
 _starting: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
 
@@ -116,37 +117,42 @@ def poll(session: str, kind: str) -> Answer | None:
 
 def _deliver(asked: _Asked, session: str) -> None:
     """Hand a question to the worker, or start one; a worker that cannot start is the answer."""
-    server = listening()
-    if server is not None and server["code"] != code_stamp():
-        # The program was updated under a running worker. It would answer with what it loaded before.
-        _request(server, {"op": "quit"})
-        server = None
-    if server is not None:
-        reply = _request(server, {"op": "ask", "session": session, "question": asked.question})
-        if reply is not None and reply.get("taken"):
-            asked.delivered = True
-            return
-    trouble = _start()
-    if trouble is not None:
-        asked.answer = Answer(asked.question, "error", error=trouble)
+    folder = str(ask_folder())
+    with _delivery:
+        if asked.delivered or _asked.get(_key(session, asked.question["kind"])) is not asked:
+            return  # another thread was quicker, or asked something newer
+        server = listening()
+        if server is not None and folder in _starting and _starting[folder][0].pid == server["pid"]:
+            del _starting[folder]  # what listens is not starting any more
+        if server is not None and server["code"] != code_stamp():
+            # The program was updated under a running worker. It would answer with what it loaded before.
+            _request(server, {"op": "quit"})
+            server = None
+        if server is not None:
+            reply = _request(server, {"op": "ask", "session": session, "question": asked.question})
+            if reply is not None and reply.get("taken"):
+                asked.delivered = True
+                return
+        trouble = _start()
+        if trouble is not None:
+            asked.answer = Answer(asked.question, "error", error=trouble)
 
 
 def _start() -> str | None:
     """Start a worker unless one is on its way. Returns one line if the one that was started is not coming."""
     folder = ask_folder()
-    with _lock:
-        child, since = _starting.get(str(folder), (None, 0.0))
-        # A child whose number is in the file has listened once: if it does not take questions, it is at its end.
-        if child is not None and child.pid != _written(folder).get("pid"):
-            code, late = child.poll(), time.monotonic() - since > PATIENCE
-            if code is None and not late:
-                return None
-            if code not in (0, OTHER):
-                del _starting[str(folder)]
-                process.stop(child.pid, force=True)
-                said = process.last_line(folder / "log.txt")
-                return f"the worker could not start: {said or 'it said nothing'}"
-        _starting[str(folder)] = (process.spawn(["engine.runs.ask_server"], folder / "log.txt"), time.monotonic())
+    child, since = _starting.get(str(folder), (None, 0.0))
+    # A child whose number is in the file has listened once: if it does not take questions, it is at its end.
+    if child is not None and child.pid != _written(folder).get("pid"):
+        code, late = child.poll(), time.monotonic() - since > PATIENCE
+        if code is None and not late:
+            return None
+        if code not in (0, OTHER):
+            del _starting[str(folder)]
+            process.stop(child.pid, force=True)
+            said = process.last_line(folder / "log.txt")
+            return f"the worker could not start: {said or 'it said nothing'}"
+    _starting[str(folder)] = (process.spawn(["engine.runs.ask_server"], folder / "log.txt"), time.monotonic())
     return None
 
 

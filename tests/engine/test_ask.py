@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -33,7 +34,7 @@ from engine.questions import Questions, histogram, png
 from engine.runs import ask as client
 from engine.runs.ask import Answer, ask, poll
 from engine.runs.ask_server import Desk
-from engine.runs.store import Run, new_run
+from engine.runs.store import Run, new_run, open_run
 from tests.tiny import Planted
 
 # --- the desk -------------------------------------------------------------------------------------------------------
@@ -382,8 +383,6 @@ def suspect(planted: Planted, tmp_path_factory: pytest.TempPathFactory) -> Run:
     with new_run(spec, {}, folder / "run") as draft:
         draft.arrays("model", {k: v.numpy() for k, v in model.state_dict().items()})
         draft.result = {"acc": 0.25, "precision": "none"}
-    from engine.runs.store import open_run
-
     return open_run(folder / "run")
 
 
@@ -417,6 +416,7 @@ def test_the_first_question_starts_the_worker_and_is_answered(home: Path, suspec
     assert (answer.value["pruned"], answer.value["acc"]["n"], answer.question) == (2, 400, question)
     # Others are served by the same worker, and strangers are not.
     me = server(home)
+    assert str(home.resolve() / "ask") not in client._starting
     assert os.stat(home / "ask" / "server.json").st_mode & 0o077 == 0
     ask({"kind": "activations", "suspect": str(suspect.folder)}, "you")
     assert len((wait("you", "activations").value or {})["clean"]) == 4 * (5 + 2 * 5 + 4 * 5 + 8 * 5)
@@ -439,9 +439,27 @@ def test_the_first_question_starts_the_worker_and_is_answered(home: Path, suspec
     assert np.median([t[1] for t in times]) < 0.05
 
 
-def test_errors_come_back_as_one_line(home: Path, suspect: Run, tmp_path: Path) -> None:
-    import shutil
+def test_a_commit_leaves_a_run_and_the_suspect_as_it_was(home: Path, suspect: Run, compute: Compute) -> None:
+    asker = Questions(compute=compute)
+    cut = {"kind": "check", "suspect": str(suspect.folder), "cut": [1, 70], "mode": "scale"}
+    commit = {**cut, "kind": "commit", "threshold": 0.5, "score": "rnp", "study": "", "edits": {}, "role": "oracle"}
+    checked = list(asker.answer(cut))[-1].value
+    done = list(asker.answer(commit))[-1].value
+    assert checked is not None
+    assert done is not None
+    run = open_run(Path(done["folder"]))
+    assert run.folder.parent == home / "runs"
+    assert run.id == done["run"]
+    assert (run.kind, run.result) == ("defend", done["result"])
+    assert (run.result["acc_after"], run.result["asr_after"]) == (checked["acc"]["value"], checked["asr"]["value"])
+    assert (run.result["pruned"], run.result["oracle"]) == (2, True)
+    nothing = list(asker.answer({**cut, "cut": []}))[-1].value
+    assert nothing is not None
+    assert nothing["drop"]["value"] == 0  # against the uncut answers from before the commit
+    assert list(asker.answer(commit))[-1].value == done
 
+
+def test_errors_come_back_as_one_line(home: Path, suspect: Run, tmp_path: Path) -> None:
     altered = tmp_path / "altered"
     shutil.copytree(suspect.folder, altered)
     data = bytearray((altered / "model.safetensors").read_bytes())
@@ -491,6 +509,7 @@ def test_a_worker_of_an_older_program_is_replaced(home: Path, monkeypatch: pytes
     assert wait("me", "pictures").error is None
     old = server(home)
     (home / "ask" / "server.json").write_text(json.dumps({**old, "code": "older"}))
+    assert str(home.resolve() / "ask") not in client._starting  # however long ago it was started
     ask({"kind": "pictures", "suspect": str(suspect.folder), "numbers": [], "cut": []}, "me")
     assert wait("me", "pictures").error is None
     assert server(home)["pid"] != old["pid"]
