@@ -13,6 +13,7 @@ import signal
 import socket
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -457,6 +458,13 @@ def test_a_commit_leaves_a_run_and_the_suspect_as_it_was(home: Path, suspect: Ru
     assert nothing is not None
     assert nothing["drop"]["value"] == 0  # against the uncut answers from before the commit
     assert list(asker.answer(commit))[-1].value == done
+    packed = list(asker.answer({"kind": "export", "run": done["folder"]}))[-1].value
+    assert packed is not None
+    assert Path(packed["path"]).parent == run.folder
+    with zipfile.ZipFile(packed["path"]) as archive:
+        assert {"repaired.safetensors", "repaired.md", "resnet.py"} <= set(archive.namelist())
+    with pytest.raises(ValueError, match="expected a run folder or demo:NAME"):
+        list(asker.answer({"kind": "export", "run": str(home / "nowhere")}))
 
 
 def test_errors_come_back_as_one_line(home: Path, suspect: Run, tmp_path: Path) -> None:
