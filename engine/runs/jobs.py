@@ -108,7 +108,7 @@ def status(job: str | Path) -> Status:
         return Status("running" if lines else "starting", share, what, None, now - record["submitted"])
     if not living:
         _tidy(folder)
-    error = str(ends[0].get("error", "")) if ends else process.last_line(folder / LOG)
+    error = str(ends[0].get("error", "")) if ends else process.last_line(folder / LOG).removeprefix("error: ")
     with contextlib.suppress(OSError):
         last = max(last, (folder / LOG).stat().st_mtime)
     return Status("failed", share, what, error or "the process ended without a word", last - record["submitted"])
