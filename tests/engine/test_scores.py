@@ -1,0 +1,59 @@
+"""Every score ranks the planted unit first, keeps the model as it was, and says whether it is an oracle."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from engine.compute import Compute
+from engine.scores import SCORES, Evidence
+from tests.tiny import RNP_SETTINGS, Planted
+
+SETTINGS = {"rnp": RNP_SETTINGS, "activation": {"scope": "all"}}
+
+
+def evidence(planted: Planted, compute: Compute, trigger: bool = True) -> Evidence:
+    return Evidence(planted.data.pool, 0, compute, planted.attack if trigger else None, trigger)
+
+
+@pytest.mark.parametrize("name", [name for name in SCORES if name != "random"])
+def test_planted_unit_comes_first(name: str, planted: Planted, compute: Compute) -> None:
+    score = SCORES[name].build(SETTINGS.get(name))
+    before = copy.deepcopy(planted.model.state_dict())
+    scores = score(planted.model, evidence(planted, compute, score.needs_trigger))
+    assert int(np.nanargmax(scores.values)) == planted.unit
+    assert scores.oracle == score.needs_trigger
+    assert all(torch.equal(value, before[key]) for key, value in planted.model.state_dict().items())
+    assert not any(p.grad is not None for p in planted.model.parameters())
+
+
+@pytest.mark.parametrize("name", list(SCORES))
+def test_same_seed_same_scores(name: str, planted: Planted, compute: Compute) -> None:
+    score = SCORES[name].build(SETTINGS.get(name))
+    first, second = (score(planted.model, evidence(planted, compute)).values for _ in range(2))
+    assert torch.equal(first.nan_to_num(-1), second.nan_to_num(-1))
+
+
+@pytest.mark.parametrize("name", [name for name, score in SCORES.items() if score.needs_trigger])
+def test_missing_trigger_is_refused(name: str, planted: Planted, compute: Compute) -> None:
+    with pytest.raises(ValueError, match="expected a trigger for the score"):
+        SCORES[name].build()(planted.model, evidence(planted, compute, trigger=False))
+
+
+def test_activation_scope_leaves_other_layers_out(planted: Planted, compute: Compute) -> None:
+    values = SCORES["activation"].build()(planted.model, evidence(planted, compute)).values
+    assert values.isnan().any()
+    assert not values.isnan().all()
+
+
+def test_rnp_unlearns_until_it_has_forgotten(planted: Planted, compute: Compute) -> None:
+    scores = SCORES["rnp"].build(RNP_SETTINGS)(planted.model, evidence(planted, compute, trigger=False))
+    assert scores.unlearned is not None
+    log = scores.log["unlearn"]
+    assert log[-1]["loss"] > log[0]["loss"]
+    assert scores.log["forgot"] == (log[-1]["acc"] <= SCORES["rnp"].build(RNP_SETTINGS).model_dump()["stop_acc"])
+    assert float(scores.values.min()) >= 0
+    assert float(scores.values.max()) <= 1
