@@ -136,7 +136,9 @@ def test_sweep_equals_brute_force(mode: str, planted: Planted, compute: Compute)
 
 def test_cutting_the_planted_unit_removes_the_backdoor(planted: Planted, compute: Compute) -> None:
     test = TestSet.of(planted.data.test, planted.attack)
-    cut = torch.zeros(len(SCORES["random"].build()(planted.model, Evidence(planted.data.pool, 0, compute)).values)).bool()
+    cut = torch.zeros(
+        len(SCORES["random"].build()(planted.model, Evidence(planted.data.pool, 0, compute)).values)
+    ).bool()
     cut[planted.unit] = True
     before = answers(planted.model, test, compute)
     with masked(planted.model, cut):
