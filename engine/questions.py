@@ -59,8 +59,11 @@ class Pictures(Check):
 
 
 class Unit(_Question):
+    """``triggered`` False: the trigger is not used, so nothing in the answer, its bins included, tells of it."""
+
     unit: int
     number: int
+    triggered: bool = True
     cut: tuple[int, ...] = ()
     mode: Mode = "scale"
 
@@ -228,14 +231,15 @@ class Questions:
         model, cut = warm.suspect.model, warm.cut(question.cut)
         found = units(model)
         layer, clean = found.layer_of(question.unit), warm.picture(question.number)
-        attack = warm.suspect.attack
+        attack = warm.suspect.attack if question.triggered else None
         with masked(model, cut, question.mode):
             at_clean = unit_maps(model, question.unit, clean, self._compute)[0]
             at_triggered = None
             if attack is not None:
                 at_triggered = unit_maps(model, question.unit, attack.trigger(clean), self._compute)[0]
         means: dict[str, Tensor] = {}
-        for name, x in (("clean", warm.defense.x), ("triggered", warm.triggered_defense)):
+        stamped = None if attack is None else warm.triggered_defense
+        for name, x in (("clean", warm.defense.x), ("triggered", stamped)):
             if x is not None and not cut.any() and name in warm.means:
                 means[name] = warm.means[name][:, question.unit]
             elif x is not None:
@@ -257,7 +261,8 @@ class Questions:
             raise ValueError(f"expected method to be one of {', '.join(METHODS)}, got {question.method!r}")
         yield _working("loading the suspect")
         warm = self._open(question.suspect)
-        model, cut, attack = warm.suspect.model, warm.cut(question.cut), warm.suspect.attack
+        model, cut = warm.suspect.model, warm.cut(question.cut)
+        attack = warm.suspect.attack if question.triggered else None
         pictures = [clean := warm.picture(question.number)]
         if attack is not None:
             pictures.append(attack.trigger(clean))

@@ -275,6 +275,18 @@ def test_a_unit_with_its_map_and_histogram(asker: Questions, planted: Planted, c
     assert np.ptp(cut["map_clean"]) == 0
 
 
+def test_a_defenders_answer_does_not_touch_the_trigger(asker: Questions, planted: Planted) -> None:
+    unit = {"unit": planted.unit, "number": 5}
+    whole = value(asker, kind="unit", **unit)
+    found = value(asker, kind="unit", **unit, triggered=False)
+    assert found["map_clean"] == whole["map_clean"]
+    assert (found["map_triggered"], found["hist"]["triggered"]) == (None, None)
+    # The planted unit answers the trigger far beyond any clean picture; the bins must not reach there.
+    assert found["hist"]["edges"][-1] < whole["hist"]["edges"][-1]
+    seen = value(asker, kind="attribution", method="layer_gradcam", **unit, triggered=False)
+    assert (seen["triggered"], len(seen["answers"])) == (None, 1)
+
+
 def test_a_constant_unit_has_a_histogram() -> None:
     found = histogram(torch.full((5,), 2.0), torch.full((5,), 2.0))
     assert sum(found["clean"]) == sum(found["triggered"]) == 5
