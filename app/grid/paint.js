@@ -174,12 +174,13 @@ class GridPainter {
     const counts = this.bands.map(() => 0);
     for (let i = 0; i < this.values.length; i++) if (this.isCut(i)) counts[this.layerOf[i]]++;
     this.counters.forEach((counter, at) => {
-      counter.textContent = `${counts[at]} / ${this.bands[at].size}`;
+      counter.textContent = this.data.showThreshold ? `${counts[at]} / ${this.bands[at].size}` : this.bands[at].size;
       counter.classList.toggle("some", counts[at] > 0);
     });
     const cut = counts.reduce((a, b) => a + b, 0), hand = [...this.edits.values()];
     const [added, spared] = ["cut", "spare"].map(kind => hand.filter(edit => edit === kind).length);
-    this.el.total.textContent = `${whole.format(cut)} of ${whole.format(this.values.length)} units cut`;
+    const all = whole.format(this.values.length);
+    this.el.total.textContent = this.data.showThreshold ? `${whole.format(cut)} of ${all} units cut` : `${all} units`;
     const details = [added && `${whole.format(added)} by hand`, spared && `${whole.format(spared)} spared`];
     this.el.detail.textContent = details.filter(Boolean).join(", ");
     const shown = { spare: spared, byhand: added, none: this.sorted.length < this.values.length };

@@ -1,0 +1,299 @@
+"""What the pages read: suspects, their studies and galleries, checked and cached by run.
+
+Every reader takes ``seen``: whether figures that need the trigger may be shown. What must not be seen is removed
+here, by :func:`app.state.redact`, before a view can touch it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from app.state import PREFIX, redact
+from engine import demos
+from engine.paths import workspace
+from engine.pruning.cut import cut_at, edited
+from engine.runs.store import MANIFEST, Run, open_run
+
+#: In the order in which they are offered.
+DEMOS = {"badnets": "BadNets", "blend": "Blend", "sig": "SIG", "clean": "Clean twin"}
+#: Offered in this order; what else a workspace holds comes after them.
+SCORES = ("rnp", "activation", "unlearning_gradient", "tac", "random")
+_LABELS = {
+    "rnp": "RNP",
+    "activation": "Activation",
+    "unlearning_gradient": "Gradient",
+    "tac": "TAC",
+    "random": "Random",
+}
+_MEANINGS = {
+    "rnp": "1 \u2212 RNP mask",
+    "activation": "Fine-pruning score (\u2212 mean activation)",
+    "unlearning_gradient": "Unlearning gradient",
+    "tac": "Trigger-activated change",
+    "random": "Random order",
+}
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A suspect as menus offer it."""
+
+    name: str
+    title: str
+    run: Run
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """``result`` and ``spec`` hold only what may be seen."""
+
+    name: str
+    title: str
+    folder: Path
+    run_id: str
+    spec: dict[str, Any]
+    result: dict[str, Any]
+
+    @property
+    def demo(self) -> bool:
+        return self.name.startswith(PREFIX)
+
+    @property
+    def classes(self) -> list[str]:
+        return list(self.result.get("classes", []))
+
+
+@dataclass(frozen=True)
+class Study:
+    """A score of all units with the measured curve; ``result`` holds only what may be seen."""
+
+    score: str
+    folder: Path
+    run_id: str
+    result: dict[str, Any]
+    values: np.ndarray
+    clean: np.ndarray | None = None
+    triggered: np.ndarray | None = None
+
+    @property
+    def title(self) -> str:
+        return str(self.result["title"])
+
+    @property
+    def label(self) -> str:
+        return _LABELS.get(self.score, self.title)
+
+    @property
+    def meaning(self) -> str:
+        """What the number is, for axes."""
+        return _MEANINGS.get(self.score, self.title)
+
+    @property
+    def oracle(self) -> bool:
+        return bool(self.result["oracle"])
+
+    @property
+    def layers(self) -> list[dict[str, Any]]:
+        return list(self.result["layers"])
+
+    @property
+    def points(self) -> list[dict[str, Any]]:
+        return list(self.result["points"])
+
+    @property
+    def default(self) -> float | None:
+        """The threshold that the defender's policy chose."""
+        chosen = self.result.get("chosen")
+        if chosen is not None:
+            return None if chosen["threshold"] is None else float(chosen["threshold"])
+        return next((p["threshold"] for p in self.result.get("policies", [])), None)
+
+
+@dataclass(frozen=True)
+class Present:
+    """The cut that the page is about."""
+
+    threshold: float | None
+    edits: dict[str, str]
+    cut: np.ndarray
+
+    @property
+    def pruned(self) -> int:
+        return int(self.cut.sum())
+
+    @property
+    def numbers(self) -> list[int]:
+        return [int(i) for i in np.flatnonzero(self.cut)]
+
+
+# --- suspects --------------------------------------------------------------------------------------------------------
+
+
+def suspects() -> list[Listed]:
+    """The shipped demos, then the attack and import runs of the workspace, newest first."""
+    names = [n for n in DEMOS if n in demos.names()] + [n for n in demos.names() if n not in DEMOS]
+    found = [Listed(f"{PREFIX}{n}", DEMOS.get(n, n), open_run(demos.locate(f"{PREFIX}{n}"))) for n in names]
+    for run in _workspace_runs():
+        if run.kind in ("attack", "import"):
+            found.append(Listed(str(run.folder), _title(run), run))
+    return found
+
+
+def suspect(name: str, seen: bool) -> Suspect:
+    """Open a suspect.
+
+    Raises:
+        ValueError: in one line, if there is none of this name or its folder was altered.
+    """
+    run = demos.open_suspect(name)
+    spec, result = _documents(str(run.folder), _stamp(run))
+    title = DEMOS.get(name.removeprefix(PREFIX), name.removeprefix(PREFIX)) if name.startswith(PREFIX) else _title(run)
+    return Suspect(name, title, run.folder, run.id, redact(spec, seen), redact(result, seen))
+
+
+def _title(run: Run) -> str:
+    """A suspect of one's own is told apart by network, seed and time; its attack would give away the trigger."""
+    model = run.spec.get("model") or {}
+    name = model.get("name", "model") if isinstance(model, Mapping) else str(model)
+    return f"{name}, {str(run.manifest.get('created', ''))[:16].replace('T', ' ')}"
+
+
+# --- studies ---------------------------------------------------------------------------------------------------------
+
+
+def studies(name: str, seen: bool) -> dict[str, Study]:
+    """The studies of a suspect by score, in the order of the menus; those that used the trigger only if ``seen``.
+
+    Raises:
+        ValueError: in one line, if a study's files were altered.
+    """
+    if name.startswith(PREFIX):
+        runs = demos.studies(name)
+    else:
+        digest = demos.open_suspect(name).manifest["files"].get("model.safetensors", {}).get("sha256")
+        runs = {}
+        for run in reversed(_workspace_runs()):
+            if run.kind == "sweep" and run.manifest["inputs"].get("suspect") == digest:
+                runs[str(_documents(str(run.folder), _stamp(run))[1].get("score", "rnp"))] = run
+    order = [s for s in SCORES if s in runs] + [s for s in runs if s not in SCORES]
+    found = {score: _study(score, runs[score], seen) for score in order}
+    return {score: study for score, study in found.items() if seen or not study.oracle}
+
+
+def _study(score: str, run: Run, seen: bool) -> Study:
+    folder, stamp = str(run.folder), _stamp(run)
+    _, result = _documents(folder, stamp)
+    values = _arrays(folder, stamp, "scores")["values"]
+    activations = _arrays(folder, stamp, "activations") if run.has("activations.safetensors") else {}
+    triggered = activations.get("triggered") if seen else None
+    return Study(score, run.folder, run.id, redact(result, seen), values, activations.get("clean"), triggered)
+
+
+def present(study: Study, thr: float | None | str, edits: Mapping[str, str]) -> Present:
+    """The cut of a threshold (``"default"``: the policy's) with hand edits; units this network has not are left out."""
+    threshold = study.default if thr == "default" else thr
+    assert threshold is None or isinstance(threshold, float | int)
+    known = {unit: k for unit, k in ((u, index_of(study.layers, u)) for u in edits) if k is not None}
+    spare = [k for unit, k in known.items() if edits[unit] == "spare"]
+    also = [k for unit, k in known.items() if edits[unit] == "cut"]
+    return Present(
+        None if threshold is None else float(threshold),
+        {unit: edits[unit] for unit in known},
+        edited(cut_at(study.values, threshold), spare, also),
+    )
+
+
+def index_of(layers: Sequence[Mapping[str, Any]], unit: str) -> int | None:
+    """The number of a unit in the order of all units, or None if there is no such unit."""
+    layer, _, index = unit.strip().rpartition(":")
+    for row in layers:
+        if row["name"] == layer and index.isdecimal() and int(index) < row["size"]:
+            return int(row["offset"]) + int(index)
+    return None
+
+
+def id_of(layers: Sequence[Mapping[str, Any]], number: int) -> str:
+    for row in layers:
+        if row["offset"] <= number < row["offset"] + row["size"]:
+            return f"{row['name']}:{number - row['offset']}"
+    raise ValueError(f"expected a unit of this network, got number {number}")
+
+
+def find_unit(layers: Sequence[Mapping[str, Any]], text: str) -> str:
+    """A unit id from what a person typed: the id, or its number among all units.
+
+    Raises:
+        ValueError: in one line, with an example that would work.
+    """
+    total = sum(int(row["size"]) for row in layers)
+    text = text.strip()
+    if text.isdecimal() and int(text) < total:
+        return id_of(layers, int(text))
+    if index_of(layers, text) is not None:
+        return text
+    last = layers[-1]
+    example = f"{last['name']}:{last['size'] - 1}"
+    raise ValueError(f"expected a unit id such as {example} or a number from 0 to {total - 1:,}, got {text!r}")
+
+
+# --- galleries -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Test pictures with the suspect's answers, before and after the default cut; fields not to be seen are None."""
+
+    classes: list[str]
+    result: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.arrays["clean"])
+
+
+def gallery(name: str, seen: bool) -> Gallery | None:
+    """The pictures of a demo; None for a suspect without any."""
+    if not name.startswith(PREFIX):
+        return None
+    folder = demos.locate(name) / "gallery"
+    if not (folder / MANIFEST).is_file():
+        return None
+    run = open_run(folder)
+    _, result = _documents(str(folder), _stamp(run))
+    arrays = _arrays(str(folder), _stamp(run), "gallery")
+    classes = result.get("classes") or suspect(name, True).classes
+    return Gallery(list(classes), redact(result, seen), redact(arrays, seen))
+
+
+# --- reading run folders ---------------------------------------------------------------------------------------------
+
+
+def _workspace_runs() -> list[Run]:
+    found = []
+    for path in (workspace() / "runs").glob(f"*/{MANIFEST}"):
+        with contextlib.suppress(ValueError, OSError):
+            found.append(open_run(path.parent))
+    return sorted(found, key=lambda run: str(run.manifest.get("created")), reverse=True)
+
+
+def _stamp(run: Run) -> str:
+    """Changes when a run is written anew; a part of every cache key."""
+    return f"{run.id} {(run.folder / MANIFEST).stat().st_mtime_ns}"
+
+
+@st.cache_data(show_spinner=False, max_entries=256)
+def _documents(folder: str, stamp: str) -> tuple[dict[str, Any], dict[str, Any]]:  # noqa: ARG001 (the stamp is the key)
+    run = open_run(Path(folder))
+    return run.spec, run.result
+
+
+@st.cache_data(show_spinner=False, max_entries=64)
+def _arrays(folder: str, stamp: str, name: str) -> dict[str, np.ndarray]:  # noqa: ARG001
+    return open_run(Path(folder)).arrays(name)

@@ -1,0 +1,485 @@
+"""Engine results to figures: pure functions that know neither Streamlit nor the session.
+
+A figure is a Plotly specification as plain lists and dicts, with a title that is a sentence built from the data, an
+alt text, and the same numbers as a table. What must not be seen has been removed from the results before they come
+here; a figure without ASR is what a defender gets, not an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from app.palette import (
+    DASH,
+    FONT,
+    MARKER,
+    MEASURES,
+    NAME,
+    Measure,
+    Theme,
+    cividis_scale,
+    count,
+    cut_sentence,
+    fade,
+    number,
+    percent,
+    units,
+)
+
+Against = Literal["units", "threshold"]
+Table = dict[str, list[Any]]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A Plotly specification with its words: ``title`` stands above it, ``alt`` is what a screen reader says."""
+
+    title: str
+    alt: str
+    figure: dict[str, Any]
+    table: Table
+
+
+def layout(theme: Theme, height: int, **more: Any) -> dict[str, Any]:
+    """What all figures share: the theme's paper and ink, no chart junk, tabular numerals."""
+    axis = {
+        "gridcolor": theme.faint,
+        "linecolor": theme.faint,
+        "tickcolor": theme.faint,
+        "zeroline": False,
+        "showline": True,
+        "ticks": "outside",
+        "ticklen": 4,
+        "tickfont": {"color": theme.soft, "size": 12},
+        "automargin": True,
+    }
+    title = {"font": {"color": theme.soft, "size": 13}, "standoff": 8}
+    base: dict[str, Any] = {
+        "height": height,
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": FONT, "color": theme.ink, "size": 13},
+        "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
+        "showlegend": False,
+        "hoverlabel": {
+            "bgcolor": theme.paper,
+            "bordercolor": theme.faint,
+            "font": {"family": FONT, "color": theme.ink, "size": 13},
+        },
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": theme.soft, "activecolor": theme.ink},
+        "dragmode": "zoom",
+    }
+    for name in ("xaxis", "yaxis"):
+        given = more.pop(name, {})
+        text = given.pop("title", "")
+        base[name] = {**axis, "title": {**title, "text": text}, **given}
+    return {**base, **more}
+
+
+def _rounded(values: Sequence[Any] | np.ndarray, digits: int = 5) -> list[float | None]:
+    return [None if v is None or not np.isfinite(v) else round(float(v), digits) for v in values]
+
+
+# --- the curve -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Other:
+    """A pinned study, drawn thin behind the curve."""
+
+    label: str
+    points: Sequence[Mapping[str, Any]]
+
+
+def curve(
+    points: Sequence[Mapping[str, Any]],
+    theme: Theme,
+    *,
+    total: int,
+    pruned: int,
+    threshold: float | None,
+    shown: Mapping[str, float | None],
+    before: Mapping[str, float | None] | None = None,
+    against: Against = "units",
+    score: str = "score",
+    pinned: Other | None = None,
+    height: int = 330,
+) -> Chart:
+    """ACC, ASR and RA along the cuts of a score.
+
+    Args:
+        points: measured points, rising in ``pruned``; a measure that is missing or None is not drawn.
+        total: units of the network. ``pruned`` and ``threshold``: the chosen cut, the same line in every panel.
+        shown: figures of the chosen cut, for the sentence; ``before`` of the uncut model, if not the first point's.
+    """
+    measures = [m for m in MEASURES if any(p.get(m) is not None for p in points)]
+    rows = [p for p in points if against == "units" or p["threshold"] is not None]
+    x = [p["pruned"] if against == "units" else p["threshold"] for p in rows]
+    traces: list[dict[str, Any]] = []
+    for m in measures:
+        traces.append(_band(rows, x, m, theme))
+    if pinned is not None:
+        others = [p for p in pinned.points if against == "units" or p["threshold"] is not None]
+        for m in MEASURES:
+            if any(p.get(m) is not None for p in others) and against == "units":
+                traces.append(_thin(others, m, theme, pinned.label))
+    for m in measures:
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "x": _rounded(x, 6),
+                "y": _rounded([p.get(m) for p in rows]),
+                "name": NAME[m],
+                "line": {"color": theme.line[m], "width": 2, "dash": DASH[m]},
+                "marker": {"size": 5, "symbol": MARKER[m], "color": theme.line[m]},
+                "customdata": [[count(p["pruned"]), number(p["threshold"])] for p in rows],
+                "hovertemplate": f"<b>{NAME[m]} %{{y:.1%}}</b><br>%{{customdata[0]}} units cut, at or above "
+                "%{customdata[1]}<extra></extra>",
+            }
+        )
+    edge = _reach(points, pruned, total)
+    upper = edge if against == "units" else max([v for v in x if v is not None], default=1.0)
+    lower = 0.0 if against == "units" else min([v for v in x if v is not None], default=0.0)
+    pad = (upper - lower) * 0.02
+    at: float | None = pruned if against == "units" else threshold
+    shapes, notes = [], []
+    if at is not None:
+        shapes.append(_line(at, theme))
+    last = _right_end(rows, x, measures, upper, against)
+    for m, y in _spread({m: last[m] for m in measures}).items():
+        notes.append(
+            {
+                "x": 1.0, "xref": "paper", "xanchor": "left", "xshift": 6, "y": y, "yref": "y", "showarrow": False,
+                "text": f"<b>{NAME[m]}</b>", "font": {"color": theme.text[m], "size": 13},
+            }
+        )  # fmt: skip
+    unit = "units cut" if against == "units" else f"threshold on {score}"
+    title = cut_sentence(dict(before or _of(points[0])), dict(shown), pruned, total)
+    alt = f"{_words(measures)} against {unit}. {title}"
+    if pinned is not None:
+        alt += f" Thin lines: {pinned.label}."
+    figure = {
+        "data": traces,
+        "layout": layout(
+            theme,
+            height,
+            margin={"l": 8, "r": 44, "t": 10, "b": 8},
+            xaxis={
+                "title": unit[0].upper() + unit[1:],
+                "range": [lower - pad, upper + pad],
+                "tickformat": ",d" if against == "units" else "~g",
+            },
+            yaxis={"title": "Share of test pictures", "range": [-0.03, 1.03], "tickformat": ".0%", "dtick": 0.25},
+            shapes=shapes,
+            annotations=notes,
+            hovermode="closest",
+        ),
+    }
+    table: Table = {
+        "Units cut": [p["pruned"] for p in points],
+        "Threshold": [p["threshold"] for p in points],
+    }
+    for m in measures:
+        table[NAME[m]] = [p.get(m) for p in points]
+        table[f"{NAME[m]} from"] = [p.get(f"{m}_low") for p in points]
+        table[f"{NAME[m]} to"] = [p.get(f"{m}_high") for p in points]
+    return Chart(title, alt, figure, table)
+
+
+def _of(point: Mapping[str, Any]) -> dict[str, float | None]:
+    return {m: point.get(m) for m in MEASURES}
+
+
+def _words(measures: Sequence[Measure]) -> str:
+    names = [{"acc": "Accuracy", "asr": "attack success", "ra": "robust accuracy"}[m] for m in measures]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _band(rows: Sequence[Mapping[str, Any]], x: Sequence[Any], m: Measure, theme: Theme) -> dict[str, Any]:
+    low, high = [p.get(f"{m}_low") for p in rows], [p.get(f"{m}_high") for p in rows]
+    kept = [k for k in range(len(rows)) if low[k] is not None and high[k] is not None]
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": _rounded([x[k] for k in kept] + [x[k] for k in reversed(kept)], 6),
+        "y": _rounded([low[k] for k in kept] + [high[k] for k in reversed(kept)]),
+        "fill": "toself",
+        "fillcolor": fade(theme.line[m], 0.16),
+        "line": {"width": 0, "color": fade(theme.line[m], 0)},
+        "hoverinfo": "skip",
+        "name": f"{NAME[m]} interval",
+    }
+
+
+def _thin(rows: Sequence[Mapping[str, Any]], m: Measure, theme: Theme, label: str) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": [p["pruned"] for p in rows],
+        "y": _rounded([p.get(m) for p in rows]),
+        "line": {"color": fade(theme.line[m], 0.55), "width": 1.2, "dash": DASH[m]},
+        "name": f"{NAME[m]}, {label}",
+        "hovertemplate": f"{NAME[m]} %{{y:.1%}}, {label}<extra></extra>",
+    }
+
+
+def _line(at: float, theme: Theme) -> dict[str, Any]:
+    return {
+        "type": "line", "x0": at, "x1": at, "xref": "x", "y0": 0, "y1": 1, "yref": "paper",
+        "line": {"color": theme.ink, "width": 1.5},
+    }  # fmt: skip
+
+
+def _reach(points: Sequence[Mapping[str, Any]], pruned: int, total: int) -> float:
+    """Where the axis of units ends at first: past what matters and past the present cut; a double click shows all."""
+    start = points[0].get("acc")
+    dead = next((p["pruned"] for p in points if start and p.get("acc") is not None and p["acc"] < start / 2), total)
+    return float(min(points[-1]["pruned"], max(dead, 1.6 * pruned, 0.06 * total)))
+
+
+def _right_end(
+    rows: Sequence[Mapping[str, Any]], x: Sequence[Any], measures: Sequence[Measure], edge: float, against: Against
+) -> dict[Measure, float]:
+    order = np.argsort(x) if against == "threshold" else np.arange(len(x))
+    xs = [x[k] for k in order]
+    return {m: float(np.interp(edge, xs, [float(rows[k].get(m) or 0.0) for k in order])) for m in measures}
+
+
+def _spread(ends: Mapping[Measure, float], gap: float = 0.075) -> dict[Measure, float]:
+    """Heights of labels beside the lines' ends, moved apart where they would overlap."""
+    order = sorted(ends, key=lambda m: ends[m])
+    placed: dict[Measure, float] = {}
+    floor = 0.0
+    for m in order:
+        placed[m] = max(ends[m], floor)
+        floor = placed[m] + gap
+    over = max([*placed.values(), 0.0]) - 1.0
+    if over > 0:
+        ceiling = 1.0
+        for m in reversed(order):
+            placed[m] = min(placed[m], ceiling)
+            ceiling = placed[m] - gap
+    return placed
+
+
+# --- what is cut, layer by layer -------------------------------------------------------------------------------------
+
+
+def per_layer(layers: Sequence[Mapping[str, Any]], cut: np.ndarray, theme: Theme, height: int = 330) -> Chart:
+    """Units cut in each layer, hatched, in the outline of the layer's size."""
+    names = [str(row["name"]) for row in layers]
+    sizes = [int(row["size"]) for row in layers]
+    cuts = [int(cut[row["offset"] : row["offset"] + row["size"]].sum()) for row in layers]
+    total, all_cut = sum(sizes), sum(cuts)
+    if all_cut == 0:
+        title = "No layer loses a unit."
+    else:
+        top = int(np.argmax(cuts))
+        touched = sum(1 for n in cuts if n)
+        share = percent(cuts[top] / all_cut, 0)
+        title = f"{names[top]} loses most: {count(cuts[top])} of its {count(sizes[top])} units"
+        title += f", {share} of the whole cut." if touched > 1 else ", and no other layer loses any."
+    hover = [
+        f"<b>{n}</b><br>{c:,} of {s:,} units cut ({percent(c / s)})" for n, c, s in zip(names, cuts, sizes, strict=True)
+    ]
+    shared: dict[str, Any] = {"type": "bar", "orientation": "h", "y": names, "hoverinfo": "text", "hovertext": hover}
+    # Hatched as in the grid; the pattern keeps the cut readable without hue.
+    pattern = {"shape": "/", "fgcolor": theme.ink, "bgcolor": fade(theme.ink, 0.22), "size": 5, "solidity": 0.28}
+    figure = {
+        "data": [
+            {
+                **shared,
+                "x": sizes,
+                "marker": {"color": fade(theme.ink, 0.05), "line": {"color": theme.faint, "width": 1}},
+            },
+            {
+                **shared,
+                "x": cuts,
+                "marker": {
+                    "color": fade(theme.ink, 0.22),
+                    "pattern": pattern,
+                    "line": {"color": theme.ink, "width": 0.6},
+                },
+                "text": [f"{c:,}" if c else "" for c in cuts],
+                "textposition": "outside",
+                "cliponaxis": False,
+                "textfont": {"color": theme.ink, "size": 12},
+            },
+        ],
+        "layout": layout(
+            theme,
+            height,
+            barmode="overlay",
+            bargap=0.28,
+            xaxis={"title": "Units (hatched: cut)", "tickformat": ",d", "fixedrange": True},
+            yaxis={
+                "autorange": "reversed",
+                "fixedrange": True,
+                "showgrid": False,
+                "tickfont": {"color": theme.soft, "size": 11},
+                "dtick": 1,
+                "ticks": "",
+            },
+        ),
+    }
+    alt = f"Bars of the units cut in each of {len(names)} layers, {count(all_cut)} of {count(total)} in all. {title}"
+    return Chart(title, alt, figure, {"Layer": names, "Units": sizes, "Cut": cuts})
+
+
+# --- activations -----------------------------------------------------------------------------------------------------
+
+
+def scatter(
+    clean: np.ndarray,
+    other: np.ndarray,
+    layers: Sequence[Mapping[str, Any]],
+    theme: Theme,
+    *,
+    colour: np.ndarray,
+    colour_label: str,
+    kind: Literal["triggered", "score"],
+    ring: str | None = None,
+    height: int = 340,
+) -> Chart:
+    """Every unit by its mean output on clean pictures (x) and on triggered ones, or its score (y).
+
+    The specification depends on nothing but these arguments: drawn again it is the same to the byte, and Plotly keeps
+    its selection. ``ring`` marks a unit that was selected elsewhere.
+    """
+    ids = [f"{row['name']}:{k}" for row in layers for k in range(int(row["size"]))]
+    eligible = np.isfinite(clean) & np.isfinite(other)
+    if kind == "triggered":
+        gap = np.where(eligible, other - clean, -np.inf)
+        top = int(np.argmax(gap))
+        title = (
+            f"{ids[top]} answers the trigger most: its mean output goes from {number(float(clean[top]))} "
+            f"to {number(float(other[top]))}."
+        )
+        y_title = "Mean output, triggered pictures"
+    else:
+        top = int(np.argmax(np.where(eligible, other, -np.inf)))
+        title = (
+            f"{ids[top]} scores highest, {number(float(other[top]))}, at a mean output of {number(float(clean[top]))}."
+        )
+        y_title = colour_label
+    x, y = _rounded(clean, 4), _rounded(other, 4)
+    dots: dict[str, Any] = {
+        "type": "scattergl",
+        "mode": "markers",
+        "x": x,
+        "y": y,
+        "customdata": ids,
+        "marker": {
+            "size": 6,
+            "color": _rounded(colour, 4),
+            "colorscale": cividis_scale(),
+            "line": {"width": 0.6, "color": fade(theme.ink, 0.45)},
+            "colorbar": {
+                "title": {"text": colour_label, "side": "right", "font": {"color": theme.soft, "size": 12}},
+                "thickness": 10,
+                "outlinewidth": 0,
+                "tickfont": {"color": theme.soft, "size": 11},
+            },
+        },
+        "selected": {"marker": {"size": 13, "opacity": 1}},
+        "unselected": {"marker": {"opacity": 0.35}},
+        "hovertemplate": "<b>%{customdata}</b><br>clean %{x:.3g}, "
+        + ("triggered" if kind == "triggered" else "score")
+        + " %{y:.3g}<extra></extra>",
+    }
+    traces = [dots]
+    if kind == "triggered":
+        ends = [float(np.nanmin(clean)), float(np.nanmax(clean))]
+        traces.insert(
+            0,
+            {
+                "type": "scattergl", "mode": "lines", "x": ends, "y": ends, "hoverinfo": "skip",
+                "line": {"color": theme.soft, "width": 1, "dash": "dot"},
+            },
+        )  # fmt: skip
+    if ring in ids:
+        k = ids.index(ring)
+        traces.append(
+            {
+                "type": "scattergl", "mode": "markers", "x": [x[k]], "y": [y[k]], "customdata": [ring],
+                "hoverinfo": "skip",
+                "marker": {"size": 16, "symbol": "circle-open", "color": theme.ink, "line": {"width": 2}},
+                # A click in this chart makes Plotly mark the new unit; the old ring steps back.
+                "unselected": {"marker": {"opacity": 0}},
+            },
+        )  # fmt: skip
+    figure = {
+        "data": traces,
+        "layout": layout(
+            theme,
+            height,
+            clickmode="event+select",
+            dragmode="lasso",
+            xaxis={"title": "Mean output, clean pictures", "tickformat": "~g"},
+            yaxis={"title": y_title, "tickformat": "~g"},
+            hovermode="closest",
+        ),
+    }
+    above = ""
+    if kind == "triggered":
+        risen = int((other[eligible] > 1.5 * clean[eligible] + 0.1).sum())
+        above = f" {units(risen)} answer{'s' if risen == 1 else ''} triggered pictures clearly more strongly."
+    alt = f"{count(len(ids))} units by mean output on clean pictures and {y_title.lower()}. {title}{above}"
+    table: Table = {"Unit": ids, "Clean": x, ("Triggered" if kind == "triggered" else colour_label): y}
+    return Chart(title, alt, figure, table)
+
+
+def outputs(hist: Mapping[str, Any], unit: str, theme: Theme, height: int = 190) -> Chart:
+    """A unit's mean output over defense pictures: clean filled, triggered an outline on top."""
+    edges = [float(e) for e in hist["edges"]]
+    middles = [(a + b) / 2 for a, b in zip(edges, edges[1:], strict=False)]
+    clean = [int(n) for n in hist["clean"]]
+    stamped = hist.get("triggered")
+    traces: list[dict[str, Any]] = [
+        {
+            "type": "bar", "x": _rounded(middles), "y": clean, "name": "clean",
+            "width": [b - a for a, b in zip(edges, edges[1:], strict=False)],
+            "marker": {"color": fade(theme.line["acc"], 0.45), "line": {"width": 0}},
+            "hovertemplate": "%{y} clean pictures near %{x:.3g}<extra></extra>",
+        }
+    ]  # fmt: skip
+    mean = _mean(middles, clean)
+    title = f"On clean pictures {unit} gives {number(mean)} on average."
+    table: Table = {"From": edges[:-1], "To": edges[1:], "Clean": clean}
+    if stamped is not None:
+        stamped = [int(n) for n in stamped]
+        # Counts become an outline: each bin's height over its whole width.
+        traces.append(
+            {
+                "type": "scatter", "mode": "lines",
+                "line": {"shape": "hv", "color": theme.line["asr"], "width": 2, "dash": "dash"},
+                "x": _rounded(edges), "y": [*stamped, stamped[-1]], "name": "triggered",
+                "hovertemplate": "%{y} triggered pictures near %{x:.3g}<extra></extra>",
+            }
+        )  # fmt: skip
+        high = _mean(middles, stamped)
+        title = f"{unit} gives {number(mean)} on clean pictures and {number(high)} on triggered ones."
+        table["Triggered"] = stamped
+    figure = {
+        "data": traces,
+        "layout": layout(
+            theme,
+            height,
+            bargap=0,
+            xaxis={"title": "Mean output over a picture", "tickformat": "~g", "fixedrange": True},
+            yaxis={"title": "Pictures", "rangemode": "tozero", "fixedrange": True, "nticks": 4},
+        ),
+    }
+    n = sum(clean)
+    kinds = "clean (blue bars) and triggered (dashed outline)" if stamped is not None else "clean"
+    return Chart(title, f"Distribution of a unit's output over {n:,} {kinds} pictures. {title}", figure, table)
+
+
+def _mean(x: Sequence[float], n: Sequence[int]) -> float:
+    total = sum(n)
+    return 0.0 if not total else sum(a * b for a, b in zip(x, n, strict=True)) / total

@@ -1,0 +1,28 @@
+"""The dashboard: ``python -m streamlit run app/main.py``. Navigation only; the pages are in ``views/``."""
+
+from __future__ import annotations
+
+import gc
+
+import streamlit as st
+
+
+@st.cache_resource(show_spinner=False)
+def _settle() -> None:
+    """Once per process: what the imports left is never garbage, so no later collection looks at it again."""
+    import app.figures
+    import app.panels  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+
+
+st.set_page_config(page_title="Unmask", page_icon=":material/domino_mask:", layout="wide", initial_sidebar_state=264)
+_settle()
+st.navigation(
+    [
+        st.Page("views/home.py", title="Home", icon=":material/home:", default=True),
+        st.Page("views/prune.py", title="Prune", icon=":material/content_cut:"),
+        st.Page("views/neurons.py", title="Neurons", icon=":material/grain:"),
+    ]
+).run()

@@ -1,0 +1,391 @@
+"""What the page shows and what it may show: the address, the selection, the undo stack, and who sees what.
+
+*Address.* Everything that a link restores is one frozen :class:`Address`. The session holds the truth and writes it to
+the URL; a URL that the session did not write (a link, the Back button) replaces the whole address.
+
+*Roles.* A real defender has clean pictures and no trigger. In the Defender view every figure that needs the trigger
+stays hidden until the cut is committed. That is not left to the figures: whatever a view shows has passed
+:func:`redact`, so what must not be seen never reaches a figure, a hover text, an alt text, a table or a file.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, cast
+
+import streamlit as st
+
+Role = Literal["defender", "oracle"]
+Mode = Literal["scale", "silence"]
+Origin = Literal["url", "grid", "scatter", "find"]
+Edits = dict[str, str]
+
+PREFIX = "demo:"
+KEYS = ("run", "pin", "neuron", "score", "thr", "role", "lesson", "mode", "edits", "picture")
+DEFAULT_SCORE = "rnp"
+#: Hand edits that fit into a link.
+MOST_EDITS = 100
+#: Seconds in which a URL we wrote ourselves may still come back from the browser after a newer one was written.
+_ECHO = 2.0
+_UNIT = re.compile(r"[A-Za-z0-9_.\-]{1,100}:\d{1,6}")
+
+
+# --- the address -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """What a link restores. ``thr`` is a number, ``None`` (nothing is cut) or ``"default"``: what the policy chose."""
+
+    run: str | None = None
+    pin: str | None = None
+    neuron: str | None = None
+    score: str = DEFAULT_SCORE
+    thr: float | None | Literal["default"] = "default"
+    role: Role | None = None
+    lesson: str | None = None
+    mode: Mode = "scale"
+    edits: tuple[tuple[str, str], ...] = ()
+    picture: int = 0
+
+    def params(self) -> dict[str, str]:
+        """As URL parameters; whatever is at its default is left out."""
+        found: dict[str, str] = {}
+        for key in ("run", "pin", "neuron", "role", "lesson"):
+            if value := getattr(self, key):
+                found[key] = value
+        if self.score != DEFAULT_SCORE:
+            found["score"] = self.score
+        if self.thr != "default":
+            found["thr"] = "none" if self.thr is None else repr(float(f"{self.thr:.8g}"))
+        if self.mode != "scale":
+            found["mode"] = self.mode
+        if self.edits:
+            found["edits"] = ",".join(
+                f"{unit}{'!' if edit == 'cut' else '~'}" for unit, edit in self.edits[:MOST_EDITS]
+            )
+        if self.picture:
+            found["picture"] = str(self.picture)
+        return found
+
+    @property
+    def edited(self) -> Edits:
+        return dict(self.edits)
+
+
+def parse(params: Mapping[str, str]) -> tuple[Address, list[str]]:
+    """An address from URL parameters, and one line for each that makes no sense (its default is used instead)."""
+    values: dict[str, Any] = {}
+    wrong: list[str] = []
+
+    def refuse(key: str, expected: str) -> None:
+        wrong.append(f"expected {key} in the link to be {expected}, got {params[key][:60]!r}; the default is used")
+
+    for key in ("run", "pin", "lesson"):
+        if params.get(key):
+            values[key] = params[key][:500]
+    if neuron := params.get("neuron"):
+        if _UNIT.fullmatch(neuron):
+            values["neuron"] = neuron
+        else:
+            refuse("neuron", "a unit id such as layer4.1.bn2:87")
+    if score := params.get("score"):
+        if re.fullmatch(r"[a-z0-9_]{1,40}", score):
+            values["score"] = score
+        else:
+            refuse("score", "the name of a score such as rnp")
+    if thr := params.get("thr"):
+        try:
+            value = None if thr == "none" else float(thr)
+            if value is not None and not abs(value) < 1e30:
+                raise ValueError
+            values["thr"] = value
+        except ValueError:
+            refuse("thr", "a number or none")
+    for key, allowed in (("role", ("defender", "oracle")), ("mode", ("scale", "silence"))):
+        if word := params.get(key):
+            if word in allowed:
+                values[key] = word
+            else:
+                refuse(key, " or ".join(allowed))
+    if edits := params.get("edits"):
+        parts = edits.split(",")
+        if all(part[-1:] in ("!", "~") and _UNIT.fullmatch(part[:-1]) for part in parts):
+            values["edits"] = tuple((part[:-1], "cut" if part[-1] == "!" else "spare") for part in parts[:MOST_EDITS])
+        else:
+            refuse("edits", "unit ids that end in ! (cut) or ~ (spared)")
+    if picture := params.get("picture"):
+        if picture.isdecimal() and len(picture) < 8:
+            values["picture"] = int(picture)
+        else:
+            refuse("picture", "the number of a test picture")
+    return Address(**values), wrong
+
+
+def load() -> Address:
+    """The address of this run of the script: the session's, unless the URL brings another."""
+    store = st.session_state
+    store.setdefault("session", secrets.token_hex(8))
+    query = {key: st.query_params[key] for key in KEYS if key in st.query_params}
+    if "address" not in store:
+        _adopt(query)
+    elif query and query != store.written and time.monotonic() - store.echoes.get(_line(query), -_ECHO) >= _ECHO:
+        # Not what we wrote last, and not an earlier one of ours that was on its way: a link, or Back.
+        _adopt(query)
+    return cast(Address, store.address)
+
+
+def _adopt(query: dict[str, str]) -> None:
+    store = st.session_state
+    store.address, store.notices = parse(query)
+    store.written = query
+    store.setdefault("echoes", {})
+    store.origin = "url"
+    history(store.address, fresh=True)
+
+
+def go(**changes: Any) -> Address:
+    """Change the address; the URL follows when the page calls :func:`write`."""
+    st.session_state.address = replace(load(), **changes)
+    return cast(Address, st.session_state.address)
+
+
+def change(**changes: Any) -> None:
+    """:func:`go` as a callback of a widget."""
+    go(**changes)
+
+
+def write() -> None:
+    """Bring the URL in step with the address; foreign parameters stay."""
+    store = st.session_state
+    wanted = store.address.params()
+    now = {key: st.query_params[key] for key in KEYS if key in st.query_params}
+    if now != wanted:
+        moment = time.monotonic()
+        store.echoes = {k: t for k, t in store.echoes.items() if moment - t < _ECHO}
+        store.echoes[_line(store.written)] = store.echoes[_line(now)] = moment
+        others = {key: st.query_params.get_all(key) for key in st.query_params if key not in KEYS}
+        st.query_params.from_dict({**others, **wanted})
+    store.written = wanted
+
+
+def _line(query: Mapping[str, str]) -> str:
+    return "&".join(f"{key}={query[key]}" for key in sorted(query))
+
+
+def session() -> str:
+    """Names this browser session to the warm worker."""
+    return str(st.session_state.setdefault("session", secrets.token_hex(8)))
+
+
+def notices() -> list[str]:
+    """What was wrong with the link, once."""
+    found: list[str] = st.session_state.get("notices", [])
+    st.session_state.notices = []
+    return found
+
+
+# --- the selection ---------------------------------------------------------------------------------------------------
+
+
+def select(neuron: str | None, origin: Origin) -> None:
+    """Select a unit everywhere. The panel it came from does not get its own selection back."""
+    st.session_state.origin = origin
+    go(neuron=neuron)
+
+
+def ring() -> str | None:
+    """The unit that the scatter plot must mark: the selection, unless it was made there, where Plotly marks it.
+
+    Redrawing a Plotly chart wipes its selection, so its specification may change only for news from elsewhere.
+    """
+    store = st.session_state
+    if store.get("origin") != "scatter":
+        store.ring = load().neuron
+    return cast("str | None", store.get("ring"))
+
+
+# --- undo ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A threshold with hand edits: what undo goes back to."""
+
+    thr: float | None | Literal["default"] = "default"
+    edits: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass
+class History:
+    """Cuts in the order in which they were made; ``at`` is the present one."""
+
+    cuts: list[Cut] = field(default_factory=lambda: [Cut()])
+    at: int = 0
+
+    @property
+    def present(self) -> Cut:
+        return self.cuts[self.at]
+
+    @property
+    def can_undo(self) -> bool:
+        return self.at > 0
+
+    @property
+    def can_redo(self) -> bool:
+        return self.at < len(self.cuts) - 1
+
+    def push(self, cut: Cut) -> None:
+        """A new cut; what had been undone is forgotten."""
+        if cut != self.present:
+            self.cuts[self.at + 1 :] = [cut]
+            del self.cuts[:-200]
+            self.at = len(self.cuts) - 1
+
+    def undo(self) -> Cut:
+        self.at = max(0, self.at - 1)
+        return self.present
+
+    def redo(self) -> Cut:
+        self.at = min(len(self.cuts) - 1, self.at + 1)
+        return self.present
+
+
+def history(address: Address, fresh: bool = False) -> History:
+    """The undo stack of this suspect and score; ``fresh`` puts the address's cut on it, as a link does."""
+    stacks: dict[tuple[str | None, str], History] = st.session_state.setdefault("histories", {})
+    key = (address.run, address.score)
+    cut = Cut(address.thr, address.edits)
+    if key not in stacks:
+        stacks[key] = History([cut])
+    elif fresh:
+        stacks[key].push(cut)
+    return stacks[key]
+
+
+def recut(thr: float | None | Literal["default"], edits: Mapping[str, str]) -> None:
+    """Make another cut: one step that undo takes back."""
+    address = load()
+    cut = Cut(thr, tuple(edits.items()))
+    history(address).push(cut)
+    go(thr=cut.thr, edits=cut.edits)
+
+
+def undo() -> None:
+    _step(history(load()).undo())
+
+
+def redo() -> None:
+    _step(history(load()).redo())
+
+
+def _step(cut: Cut) -> None:
+    go(thr=cut.thr, edits=cut.edits)
+
+
+def choose_score(score: str) -> None:
+    """Another score has another scale: go to the cut last made with it."""
+    address = replace(load(), score=score, thr="default", edits=())
+    cut = history(address).present
+    go(score=score, thr=cut.thr, edits=cut.edits)
+
+
+def choose_run(run: str, role: Role | None = None) -> None:
+    """Another suspect; it is seen as its kind is seen by default unless a role is given."""
+    address = load()
+    if run == address.run and role is None:
+        return
+    fresh = Address(run=run, pin=address.pin, role=role, score=address.score)
+    cut = history(fresh).present
+    st.session_state.origin = "url"
+    go(run=run, role=role, neuron=None, thr=cut.thr, edits=cut.edits, picture=0)
+
+
+# --- roles -----------------------------------------------------------------------------------------------------------
+
+
+def role(address: Address) -> Role:
+    """Demos start in the Oracle view, whatever else is examined (and every lesson) in the Defender view."""
+    if address.role is not None:
+        return address.role
+    return "oracle" if (address.run or "").startswith(PREFIX) and not address.lesson else "defender"
+
+
+def commits() -> dict[str, dict[str, Any]]:
+    """The cut last committed in this session, frozen, by suspect."""
+    return cast("dict[str, dict[str, Any]]", st.session_state.setdefault("commits", {}))
+
+
+def commit(run: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Freeze a cut. Made as a defender it reveals the suspect; made with ASR in view it is an oracle's."""
+    address = load()
+    blind = not revealed(address, run)
+    frozen = {**record, "role": "defender" if blind else "oracle", "suspect": run}
+    commits()[run] = frozen
+    if blind:
+        _defended().add(run)
+    return frozen
+
+
+def cover(run: str) -> None:
+    """Hide a suspect from the defender again, to choose another cut."""
+    _defended().discard(run)
+    commits().pop(run, None)
+
+
+def _defended() -> set[str]:
+    return cast("set[str]", st.session_state.setdefault("defended", set()))
+
+
+def revealed(address: Address, run: str | None = None) -> bool:
+    """Whether figures that need the trigger may be seen of a suspect (of the present one if none is named)."""
+    return role(address) == "oracle" or (run or address.run or "") in _defended()
+
+
+# A name that has one of these words as a whole part of it (asr_low, p_triggered_cut, …) needs the trigger.
+_HIDDEN = {"asr", "ra", "der", "tac", "fooled", "robust", "triggered", "difference", "poisoned", "attack", "trigger"}
+_TELLS = re.compile(r"\b(asr|ra|der|attack success|robust accuracy|trigger\w*|tac|poison\w*)\b", re.IGNORECASE)
+
+
+def redact(value: Any, seen: bool) -> Any:
+    """A copy of a result without anything that needs the trigger, unless it may be ``seen``.
+
+    Left out are fields named after such figures (at any depth), every part that calls itself oracle, and, in a
+    histogram of both kinds of picture, the bins that no clean picture reached.
+    """
+    if seen:
+        return value
+    if isinstance(value, Mapping):
+        value = _clean_bins(value)
+        return {key: redact(part, False) for key, part in value.items() if not _needs_trigger(str(key), part)}
+    if isinstance(value, list | tuple):
+        return [redact(part, False) for part in value if not _is_oracle(part)]
+    return value
+
+
+def redact_text(text: str, seen: bool) -> str:
+    """A line of progress, or nothing if it speaks of the trigger."""
+    return text if seen or not _TELLS.search(text) else ""
+
+
+def _needs_trigger(key: str, part: Any) -> bool:
+    return bool(_HIDDEN & set(key.lower().split("_"))) or _is_oracle(part)
+
+
+def _is_oracle(part: Any) -> bool:
+    return isinstance(part, Mapping) and (part.get("oracle") is True or part.get("policy") == "oracle")
+
+
+def _clean_bins(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    edges, counts = value.get("edges"), value.get("clean")
+    if edges is None or counts is None or "triggered" not in value:
+        return value
+    filled = [k for k, n in enumerate(counts) if n]
+    if not filled:
+        return {**value, "edges": list(edges[:2]), "clean": [0]}
+    first, last = filled[0], filled[-1] + 1
+    return {**value, "edges": list(edges[first : last + 1]), "clean": list(counts[first:last])}

@@ -1,0 +1,535 @@
+"""Prune: where should the threshold go? One threshold over all units, the curve it runs along, and a commitment."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from app import data, figures, panels, readings, state
+from app.grid import GridEvent, neuron_grid
+from app.palette import MEASURES, NAME, Measure, count, number, percent, points, units
+from app.panels import Frame
+from app.readings import Reading
+from engine.runs import ask
+
+_POLICIES = {
+    "tolerance": ("Tolerance", "default", "The last cut before accuracy on held-out clean pictures falls by 1 point."),
+    "knee": ("Knee", "knee", "Where held-out clean accuracy starts to fall fast."),
+    "native": ("Paper", "paper", "The threshold of the score's own paper."),
+    "oracle": (
+        "Oracle \u25c7",
+        "oracle",
+        "The lowest ASR within the tolerance: needs the trigger, so a defender cannot.",
+    ),
+}
+_MODES = {"scale": "Scale", "silence": "Silence"}
+POLL = 0.35
+
+
+def render() -> None:
+    frame = panels.frame(compare=True)
+    if frame is None:
+        return
+    st.title("Where should the threshold go?")
+    try:
+        studies = data.studies(frame.suspect.name, frame.seen)
+    except ValueError as error:
+        panels.refuse(error, "Score this model again, or get a fresh copy of the demos.")
+        return
+    if not studies:
+        _unscored(frame)
+        return
+    if frame.address.score not in studies:
+        state.choose_score(next(iter(studies)))
+    study = studies[state.load().score]
+    address = state.load()
+    now = data.present(study, address.thr, address.edited)
+    _lead(frame, study)
+    _figures(frame, study, now)
+    _controls(frame, study, studies, now)
+    if (record := state.commits().get(frame.suspect.name)) is not None:
+        with st.container(border=True, key="commit-box"):
+            _outcome(frame, record, now)
+    left, right = st.container(key="hero").columns([1.28, 1], gap="medium")
+    with left:
+        _grid(study, now)
+    with right:
+        _curve(frame, study, now)
+        panels.chart(figures.per_layer(study.layers, now.cut, frame.theme, height=400), "layers")
+    _edits(study, now)
+
+
+def _lead(frame: Frame, study: data.Study) -> None:
+    if frame.seen:
+        panels.lead(
+            "Units at or above the line are cut. Too high, and the backdoor survives; too low, and the network forgets "
+            "its clothes."
+            if "T-shirt" in frame.suspect.classes
+            else "Units at or above the line are cut. Too high, and the backdoor survives; too low, and accuracy goes."
+        )
+    else:
+        panels.lead(
+            f"Units at or above the line are cut. You have {study.result.get('samples') or 500} clean pictures and no "
+            "trigger: judge by accuracy and by the shape of the scores, then commit."
+        )
+
+
+# --- no study yet ----------------------------------------------------------------------------------------------------
+
+
+def _unscored(frame: Frame) -> None:
+    panels.lead("This suspect has no scores yet. Once its units are scored, you can move a threshold over them.")
+    with st.container(border=True):
+        panels.heading(f"Score {frame.suspect.title} with RNP", lines=1)
+        panels.note(
+            "RNP makes the network forget 500 clean pictures, then learns which units stand in the way of remembering "
+            "them. It needs no trigger. The curve is measured along the way; expect a minute or two."
+        )
+        going = [job for job, status in panels.live_jobs() if not status.ended and frame.suspect.name in job.argv]
+        st.button(
+            "Score this model",
+            type="primary",
+            icon=":material/play_arrow:",
+            disabled=bool(going),
+            on_click=panels.submit,
+            args=(["sweep", frame.suspect.name, "--score", "rnp"], f"Score {frame.suspect.title} with RNP"),
+        )
+        if going:
+            panels.note(
+                "It is being scored: the job tray in the sidebar says how far it is. This page updates by itself."
+            )
+
+
+# --- figures of the present cut --------------------------------------------------------------------------------------
+
+
+def _question(frame: Frame, now: data.Present) -> dict[str, Any]:
+    mode = state.load().mode
+    return {"kind": "check", "suspect": frame.suspect.name, "cut": now.numbers, "mode": mode}
+
+
+def _from_curve(frame: Frame, study: data.Study, now: data.Present) -> dict[Measure, Reading]:
+    result = study.result
+    n = int((result.get("n") or {}).get("acc") or 2000)
+    follows = not now.edits and state.load().mode == result.get("mode", "scale")
+    last = st.session_state.get("last-check")
+    found = readings.from_curve(
+        study.points, result.get("chosen"), now.pruned, n=n,
+        all_images=int((frame.suspect.result.get("n") or {}).get("acc") or n), follows=follows,
+    )  # fmt: skip
+    if not follows and last is not None and last[0] == frame.suspect.name:
+        value = state.redact(last[1], frame.seen)
+        source = f"of another cut, with {units(value['pruned'])} cut; check exactly to replace it"
+        found = readings.from_check(value, frame.suspect.result, "stale", source)
+    return found
+
+
+def _readings(frame: Frame, study: data.Study, now: data.Present) -> tuple[dict[Measure, Reading], ask.Answer | None]:
+    """Figures of the present cut as good as they are known, and the answer that is still on its way."""
+    store = st.session_state
+    question = _question(frame, now)
+    known = panels.kept(question, frame.seen)
+    asked = store.get("check-asked") == question or store.get("check-always", False)
+    if known is None and asked:
+        known = panels.answer_to(question, frame.seen)
+    if known is not None and known.value is not None:
+        chip: readings.Chip = "exact" if known.state == "exact" else "estimate"
+        if known.state == "exact":
+            kept = panels.kept(question, True)
+            store["last-check"] = (frame.suspect.name, kept.value if kept else known.value)
+        found = readings.from_check(known.value, frame.suspect.result, chip)
+        return found, None if known.final else known
+    if known is not None and (known.error or not known.final):
+        return _from_curve(frame, study, now), known
+    return _from_curve(frame, study, now), None
+
+
+def _figures(frame: Frame, study: data.Study, now: data.Present) -> None:
+    """The strip and what is being computed for it; only this part is redrawn while an answer is on its way."""
+    found, pending = _readings(frame, study, now)
+    strip = st.container()
+    past = state.history(state.load())
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="wait"):
+        done = found["acc"].chip == "exact" and found["acc"].value is not None
+        st.button(
+            "Checked" if done else "Check exactly",
+            key="check",
+            icon=":material/check:" if done else ":material/calculate:",
+            disabled=done or (pending is not None and not pending.final),
+            help="Measures this very cut on all test pictures.",
+            on_click=_ask_check,
+            args=(_question(frame, now),),
+        )
+        st.toggle("Every cut", key="check-always", help="Checks by itself whenever the cut changes.")
+        slot = st.container(width="stretch", key="status")
+        for label, step, can, keys in (
+            ("Undo", state.undo, past.can_undo, "Alt+Z"),
+            ("Redo", state.redo, past.can_redo, "Alt+Y"),
+        ):
+            st.button(
+                label, key=label.lower(), icon=f":material/{label.lower()}:", shortcut=keys, disabled=not can,
+                type="tertiary", on_click=step,
+            )  # fmt: skip
+    busy = pending is not None and not pending.final
+
+    def draw() -> None:
+        fresh, answer = _readings(frame, study, now)
+        with strip:
+            added = sum(1 for edit in now.edits.values() if edit == "cut")
+            spared = len(now.edits) - added
+            by_hand = ", ".join(
+                part for part in (f"{added} added" if added else "", f"{spared} spared" if spared else "") if part
+            )
+            panels.strip(
+                fresh, now.pruned, len(now.cut), seen=frame.seen, details=f"{by_hand} by hand" if by_hand else ""
+            )
+        with slot:
+            if answer is not None and answer.error:
+                st.error(f"{answer.error}. Try again, or go on with the estimate.", icon=":material/error:")
+            elif answer is not None:
+                panels.waiting(answer, "checking")
+            else:
+                panels.note(f"{_KIND[fresh['acc'].chip]}: {fresh['acc'].source}.")
+        if busy and (answer is None or answer.final):
+            st.rerun()
+
+    st.fragment(draw, run_every=POLL if busy else None)()
+
+
+_KIND = {"exact": "Exact", "estimate": "Estimate", "stale": "Stale"}
+
+
+def _ask_check(question: dict[str, Any]) -> None:
+    panels.forget(question)
+    st.session_state["check-asked"] = question
+
+
+# --- controls --------------------------------------------------------------------------------------------------------
+
+
+def _controls(frame: Frame, study: data.Study, studies: Mapping[str, data.Study], now: data.Present) -> None:
+    store = st.session_state
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium", key="controls"):
+        store["score-choice"] = study.score
+        st.segmented_control(
+            "Score",
+            list(studies),
+            format_func=lambda name: studies[name].label + (" \u25c7" if studies[name].oracle else ""),
+            key="score-choice",
+            required=True,
+            help="What the units are ranked by; higher is more suspicious. \u25c7 oracle: this score used the trigger.",
+            on_change=lambda: state.choose_score(store["score-choice"]),
+        )
+        rows = {str(row["policy"]): row for row in study.result.get("policies", [])}
+        here = [name for name, row in rows.items() if row["threshold"] == now.threshold and not now.edits]
+        store["policy-choice"] = here[0] if here else None
+        st.segmented_control(
+            "Go to",
+            list(rows),
+            format_func=lambda name: _POLICIES.get(name, (name,))[0],
+            key="policy-choice",
+            help=" ".join(f"**{_POLICIES[name][0]}:** {_POLICIES[name][2]}" for name in rows if name in _POLICIES),
+            on_change=_go_to,
+            args=(rows,),
+        )
+        st.space("stretch")
+        if frame.suspect.name not in state.commits():
+            _commit(frame, study, now)
+    if study.oracle and frame.seen:
+        st.html(
+            '<p class="um-note"><span class="um-diamond"></span><b>Oracle.</b> '
+            f"{panels.esc(study.title)} used the true trigger; a defender could not compute it.</p>"
+        )
+
+
+def _go_to(rows: Mapping[str, Mapping[str, Any]]) -> None:
+    name = st.session_state["policy-choice"]
+    if name is not None:
+        state.recut(rows[name]["threshold"], {})
+
+
+# --- grid and curve --------------------------------------------------------------------------------------------------
+
+
+def _marks(study: data.Study) -> list[dict[str, Any]]:
+    found = []
+    for row in study.result.get("policies", []):
+        if row["threshold"] is not None:
+            label, kind, _ = _POLICIES.get(row["policy"], (str(row["policy"]), "default", ""))
+            found.append({"value": row["threshold"], "label": re.sub(r"\W+$", "", label).lower(), "kind": kind})
+    return found
+
+
+def _grid(study: data.Study, now: data.Present) -> None:
+    def changed(event: GridEvent) -> None:
+        if event.origin == "select":
+            state.select(event.selected, "grid")
+        else:
+            state.recut(event.threshold, event.edits)
+
+    per = [(row["name"], int(now.cut[row["offset"] : row["offset"] + row["size"]].sum())) for row in study.layers]
+    most = max(per, key=lambda item: item[1])
+    alt = (
+        f"{study.label} scores of {count(len(now.cut))} units in {len(per)} layers; {count(now.pruned)} are cut"
+        + (f" at or above {number(now.threshold)}" if now.threshold is not None else "")
+        + (f", most of them ({most[1]}) in {most[0]}." if now.pruned else ".")
+    )
+    neuron_grid(
+        study.values,
+        study.layers,
+        threshold=now.threshold,
+        edits=now.edits,
+        selected=state.load().neuron,
+        marks=_marks(study),
+        score_label=study.meaning,
+        height=970,
+        key=f"grid {state.load().run} {study.score}",
+        alt=alt,
+        on_change=changed,
+    )
+
+
+def _curve(frame: Frame, study: data.Study, now: data.Present) -> None:
+    found, _ = _readings(frame, study, now)
+    pinned = panels.pinned(state.load())
+    store = st.session_state
+    against: figures.Against = "threshold" if store.get("against") == "threshold" else "units"
+    drawn = figures.curve(
+        study.points,
+        frame.theme,
+        total=len(now.cut),
+        pruned=now.pruned,
+        threshold=now.threshold,
+        shown={m: r.value for m, r in found.items()},
+        before={m: study.points[0].get(m) if found[m].chip != "exact" else frame.suspect.result.get(m) for m in found},
+        against=against,
+        score=study.meaning,
+        pinned=None if pinned is None else figures.Other(pinned[0], pinned[1].points),
+        height=380,
+    )
+    panels.heading(drawn.title)
+    st.segmented_control(
+        "Curve against",
+        ["units", "threshold"],
+        format_func=lambda name: {"units": "Against units cut", "threshold": "Against threshold"}[name],
+        key="against",
+        default="units",
+        required=True,
+        label_visibility="collapsed",
+    )
+    panels.chart(drawn, "curve", title=False)
+    words = (
+        "Points are measured on test pictures that no policy saw; lines between them are interpolated, bands are "
+        "95\u202f% intervals."
+    )
+    if pinned is not None and against == "units":
+        words += f" Thin lines: {pinned[0]}."
+    panels.note(words)
+
+
+# --- hand edits ------------------------------------------------------------------------------------------------------
+
+
+def _edits(study: data.Study, now: data.Present) -> None:
+    store = st.session_state
+
+    def edit(kind: str) -> None:
+        try:
+            unit = data.find_unit(study.layers, store.get("edit-unit") or "")
+        except ValueError as error:
+            store["edit-error"] = str(error)
+            return
+        store["edit-unit"] = ""
+        state.recut(state.load().thr, {**state.load().edited, unit: kind})
+
+    with st.container(border=True, key="by-hand"):
+        left, right = st.columns([1.6, 1], gap="large")
+        with left:
+            panels.heading("Cut or spare single units by hand", lines=1)
+            with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
+                st.text_input(
+                    "Unit",
+                    key="edit-unit",
+                    placeholder=f"{study.layers[-1]['name']}:87",
+                    help="An id such as the grid shows, or a number; Shift-click in the grid does the same.",
+                    width=240,
+                )
+                st.button("Spare it", key="edit-spare", icon=":material/shield:", on_click=edit, args=("spare",))
+                st.button("Cut it", key="edit-cut", icon=":material/content_cut:", on_click=edit, args=("cut",))
+            if error := store.pop("edit-error", None):
+                panels.refuse(ValueError(error), "Hover over the grid to read ids.")
+            if not now.edits:
+                panels.note("No unit is edited by hand: the threshold alone decides.")
+            else:
+                _edit_chips(now)
+        with right:
+            store["mode-choice"] = state.load().mode
+            st.segmented_control(
+                "How a unit is cut",
+                list(_MODES),
+                format_func=_MODES.__getitem__,
+                key="mode-choice",
+                required=True,
+                on_change=lambda: state.change(mode=store["mode-choice"]),
+            )
+            panels.note(
+                "Scale zeroes the normalisation weight and keeps the bias, as RNP does; silence zeroes the output."
+            )
+
+
+def _edit_chips(now: data.Present) -> None:
+    with st.container(horizontal=True, gap="xsmall", key="edits"):
+        for unit, kind in list(now.edits.items())[:40]:
+            st.button(
+                f"{unit} {'cut' if kind == 'cut' else 'spared'}",
+                key=f"edit {unit}",
+                icon=":material/close:",
+                help="Take this edit back.",
+                on_click=_drop_edit,
+                args=(unit,),
+            )
+        st.button(
+            "Take all back", key="edits-clear", type="tertiary", on_click=lambda: state.recut(state.load().thr, {})
+        )
+
+
+def _drop_edit(unit: str) -> None:
+    state.recut(state.load().thr, {u: k for u, k in state.load().edited.items() if u != unit})
+
+
+# --- commit ----------------------------------------------------------------------------------------------------------
+
+
+def _commit(frame: Frame, study: data.Study, now: data.Present) -> None:
+    blind = not frame.seen
+    st.button(
+        "Commit and reveal" if blind else "Save this cut",
+        type="primary",
+        key="commit",
+        icon=":material/lock_open:" if blind else ":material/save:",
+        help="Freezes the threshold and your edits, and shows what the trigger does before and after the cut."
+        if blind
+        else "Measures the cut on all test pictures and packs the repaired model. The record says: ASR in view.",
+        on_click=_freeze,
+        args=(frame, study, now),
+    )
+
+
+def _freeze(frame: Frame, study: data.Study, now: data.Present) -> None:
+    run = frame.suspect.name
+    state.commit(
+        run,
+        {
+            "cut": now.numbers,
+            "units": [data.id_of(study.layers, k) for k in now.numbers],
+            "mode": state.load().mode,
+            "threshold": now.threshold,
+            "score": study.score,
+            "study": str(study.folder),
+            "edits": now.edits,
+        },
+    )
+
+
+def _outcome(frame: Frame, record: dict[str, Any], now: data.Present) -> None:
+    """What the committed cut did: measured by the worker, then packed for download."""
+    question = {
+        "kind": "commit",
+        **{k: record[k] for k in ("suspect", "cut", "mode", "threshold", "score", "study", "edits", "role")},
+    }
+    panels.heading("Committed as a defender" if record["role"] == "defender" else "Saved, with ASR in view", lines=1)
+    at = "by hand alone" if record["threshold"] is None else f"at or above {number(record['threshold'])}"
+    edits = f", {len(record['edits'])} by hand" if record["edits"] else ""
+    panels.note(f"{units(len(record['cut']))}, {at}{edits}, mode {record['mode']}.")
+    found = panels.answer_to(question, frame.seen)
+    packed = None
+    if found.value is not None and found.state == "exact":
+        packed = panels.answer_to({"kind": "export", "run": found.value["folder"]}, frame.seen)
+    current = packed or found
+
+    def draw() -> None:
+        answer = panels.answer_to(question, frame.seen)
+        if answer.state == "exact" and answer.value is not None:
+            _before_after(answer.value["result"])
+            export = panels.answer_to({"kind": "export", "run": answer.value["folder"]}, frame.seen)
+            if export.state == "exact" and export.value is not None:
+                _downloads(frame, record, answer.value, Path(export.value["path"]))
+            elif export.error:
+                st.error(f"{export.error}. The run folder is {answer.value['folder']}.", icon=":material/error:")
+            else:
+                panels.waiting(export, "packing the repaired model")
+            answer = export
+        elif answer.error:
+            st.error(f"{answer.error}. Try again.", icon=":material/error:")
+        else:
+            panels.waiting(answer, "measuring")
+        if not current.final and answer.final:
+            st.rerun()
+
+    st.fragment(draw, run_every=None if current.final else POLL)()
+    with st.container(horizontal=True, gap="small"):
+        if found.error:
+            st.button("Try again", key="commit-again", on_click=panels.forget, args=(question,))
+        st.button(
+            "Choose another cut", key="cover", type="tertiary", icon=":material/restart_alt:",
+            help="In the Defender view this hides ASR again.", on_click=state.cover, args=(frame.suspect.name,),
+        )  # fmt: skip
+    if record["cut"] != now.numbers:
+        panels.note("The page now shows another cut than the committed one.")
+
+
+def _before_after(result: Mapping[str, Any]) -> None:
+    rows = []
+    for m in MEASURES:
+        before, after = result.get(f"{m}_before"), result.get(f"{m}_after")
+        if before is not None and after is not None:
+            rows.append((NAME[m], percent(before), percent(after), points(after - before)))
+    if result.get("der") is not None:
+        rows.append(("DER", "", f"{result['der']:.3f}", ""))
+    panels.facts(("", "Before", "After", "Points"), rows)
+
+
+def _downloads(frame: Frame, record: Mapping[str, Any], value: Mapping[str, Any], packed: Path) -> None:
+    stem = re.sub(r"\W+", "-", f"{frame.suspect.title}-{value['run'][:8]}").strip("-").lower()
+    text = json.dumps(
+        {
+            "suspect": record["suspect"],
+            "suspect_run": frame.suspect.run_id,
+            "run": value["run"],
+            "role": record["role"],
+            "score": record["score"],
+            "threshold": record["threshold"],
+            "edits": record["edits"],
+            "mode": record["mode"],
+            "cut": record["units"],
+            "result": value["result"],
+        },
+        indent=1,
+        ensure_ascii=False,
+    )
+    try:
+        model = packed.read_bytes()
+    except OSError:
+        st.error(
+            f"The packed model {packed.name} is gone. Choose the cut again to pack it anew.", icon=":material/error:"
+        )
+        return
+    with st.container(horizontal=True, gap="small"):
+        st.download_button(
+            "Repaired model", model, f"unmask-{stem}.zip", "application/zip", key="download-model",
+            icon=":material/download:", type="primary", on_click="ignore",
+            help="Weights as safetensors, a model card, and the architecture as plain Python.",
+        )  # fmt: skip
+        st.download_button(
+            "Record (JSON)", text, f"unmask-{stem}.json", "application/json", key="download-record",
+            icon=":material/data_object:", on_click="ignore", help="What was cut, how it was chosen, and what it did.",
+        )  # fmt: skip
+
+
+render()
+state.write()
