@@ -451,6 +451,13 @@ def same(asked: Mapping[str, Any], question: Mapping[str, Any]) -> bool:
                for k, v in question.items())  # fmt: skip
 
 
+def failed(question: Mapping[str, Any], answer: ask.Answer, key: str) -> None:
+    """What went wrong in one line, and a way to ask again."""
+    line = answer.error or "no answer came"
+    st.error(f"{line[0].upper()}{line[1:]}.", icon=":material/error:")
+    st.button("Try again", key=key, icon=":material/refresh:", on_click=forget, args=(question,))
+
+
 def waiting(answer: ask.Answer, what: str = "") -> None:
     """What is being computed and how far it is."""
     words = answer.what or what or "working"

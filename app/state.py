@@ -354,13 +354,11 @@ _TELLS = re.compile(r"\b(asr|ra|der|attack success|robust accuracy|trigger\w*|ta
 def redact(value: Any, seen: bool) -> Any:
     """A copy of a result without anything that needs the trigger, unless it may be ``seen``.
 
-    Left out are fields named after such figures (at any depth), every part that calls itself oracle, and, in a
-    histogram of both kinds of picture, the bins that no clean picture reached.
+    Left out are fields named after such figures, at any depth, and every part that calls itself oracle.
     """
     if seen:
         return value
     if isinstance(value, Mapping):
-        value = _clean_bins(value)
         return {key: redact(part, False) for key, part in value.items() if not _needs_trigger(str(key), part)}
     if isinstance(value, list | tuple):
         return [redact(part, False) for part in value if not _is_oracle(part)]
@@ -378,14 +376,3 @@ def _needs_trigger(key: str, part: Any) -> bool:
 
 def _is_oracle(part: Any) -> bool:
     return isinstance(part, Mapping) and (part.get("oracle") is True or part.get("policy") == "oracle")
-
-
-def _clean_bins(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    edges, counts = value.get("edges"), value.get("clean")
-    if edges is None or counts is None or "triggered" not in value:
-        return value
-    filled = [k for k, n in enumerate(counts) if n]
-    if not filled:
-        return {**value, "edges": list(edges[:2]), "clean": [0]}
-    first, last = filled[0], filled[-1] + 1
-    return {**value, "edges": list(edges[first : last + 1]), "clean": list(counts[first:last])}

@@ -149,8 +149,7 @@ def _cards(
             Picture(
                 "Difference \u00d7 10",
                 pictures.png(shown, SIDE),
-                f"Difference between the two, ten times enlarged: {changed} of {clean.shape[0] * clean.shape[1]} pixels "
-                "change.",
+                f"Difference between the two, ten times enlarged: {changed} of {clean.size} pixels change.",
                 SIDE,
                 why=f"{changed} of {clean.shape[0] * clean.shape[1]} pixels change; orange is lighter, blue darker",
             )

@@ -214,15 +214,23 @@ def _pictures(frame: Frame, unit: str, k: int) -> None:
         st.button("Another", icon=":material/shuffle:", key="shuffle", on_click=_turn, args=((at * 31 + 17) % total,))
     mode = state.load().mode
     shown = {"kind": "pictures", "suspect": frame.suspect.name, "numbers": [at], "cut": [], "mode": mode}
-    inside = {"kind": "unit", "suspect": frame.suspect.name, "unit": k, "number": at, "cut": [], "mode": mode}
+    inside = {
+        "kind": "unit", "suspect": frame.suspect.name, "unit": k, "number": at, "cut": [], "mode": mode,
+        "triggered": frame.seen,
+    }  # fmt: skip
     busy = not all(panels.answer_to(q, frame.seen).final for q in (shown, inside))
 
     def draw() -> None:
         seen, found = panels.answer_to(shown, frame.seen), panels.answer_to(inside, frame.seen)
-        _rows(frame, seen, found)
+        for question, answer in ((shown, seen), (inside, found)):
+            if answer.error:
+                panels.failed(question, answer, f"again-{question['kind']}")
+                break
+        else:
+            _rows(frame, seen, found)
         if found.state == "exact" and found.value is not None:
             panels.chart(figures.outputs(found.value["hist"], unit, frame.theme), "outputs", lines=2)
-        if busy and seen.final and found.final:
+        if busy == (seen.final and found.final):
             st.rerun()
 
     st.fragment(draw, run_every=POLL if busy else None)()
@@ -231,10 +239,6 @@ def _pictures(frame: Frame, unit: str, k: int) -> None:
 
 
 def _rows(frame: Frame, seen: ask.Answer, found: ask.Answer) -> None:
-    for answer in (seen, found):
-        if answer.error:
-            st.error(f"{answer.error}. Choose another picture or unit to ask again.", icon=":material/error:")
-            return
     classes = frame.suspect.classes
     cards: list[Picture] = []
     if seen.value is not None:
@@ -310,7 +314,7 @@ def _attribution(frame: Frame, unit: str, k: int) -> None:
         )  # fmt: skip
         question = {
             "kind": "attribution", "suspect": frame.suspect.name, "unit": k, "number": state.load().picture,
-            "method": method, "cut": [], "mode": state.load().mode,
+            "method": method, "cut": [], "mode": state.load().mode, "triggered": frame.seen,
         }  # fmt: skip
         known = panels.kept(question, frame.seen)
         if known is None and store.get("attribution-asked") == question:
@@ -329,13 +333,13 @@ def _attribution(frame: Frame, unit: str, k: int) -> None:
     def draw() -> None:
         answer = panels.answer_to(question, frame.seen)
         if answer.error:
-            st.error(f"{answer.error}. Choose another method or picture.", icon=":material/error:")
+            panels.failed(question, answer, "again-attribution")
         elif answer.value is None:
             panels.pictures([_pending("Clean"), _pending("With the trigger")], tight=True)
             panels.waiting(answer, "attributing")
         else:
             _attributed(frame, answer.value)
-        if busy and answer.final:
+        if busy == answer.final:
             st.rerun()
 
     st.fragment(draw, run_every=POLL if busy else None)()

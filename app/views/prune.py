@@ -52,7 +52,8 @@ def render() -> None:
     _lead(frame, study)
     _figures(frame, study, now)
     _controls(frame, study, studies, now)
-    if (record := state.commits().get(frame.suspect.name)) is not None:
+    record = state.commits().get(frame.suspect.name) if frame.seen else None
+    if record is not None:
         with st.container(border=True, key="commit-box"):
             _outcome(frame, record, now)
     left, right = st.container(key="hero").columns([1.28, 1], gap="medium")
@@ -190,12 +191,12 @@ def _figures(frame: Frame, study: data.Study, now: data.Present) -> None:
             )
         with slot:
             if answer is not None and answer.error:
-                st.error(f"{answer.error}. Try again, or go on with the estimate.", icon=":material/error:")
+                panels.failed(_question(frame, now), answer, "again-check")
             elif answer is not None:
                 panels.waiting(answer, "checking")
             else:
                 panels.note(f"{_KIND[fresh['acc'].chip]}: {fresh['acc'].source}.")
-        if busy and (answer is None or answer.final):
+        if busy == (answer is None or answer.final):
             st.rerun()
 
     st.fragment(draw, run_every=POLL if busy else None)()
@@ -238,7 +239,7 @@ def _controls(frame: Frame, study: data.Study, studies: Mapping[str, data.Study]
             args=(rows,),
         )
         st.space("stretch")
-        if frame.suspect.name not in state.commits():
+        if not (frame.seen and frame.suspect.name in state.commits()):
             _commit(frame, study, now)
     if study.oracle and frame.seen:
         st.html(
@@ -449,38 +450,43 @@ def _outcome(frame: Frame, record: dict[str, Any], now: data.Present) -> None:
     found = panels.answer_to(question, frame.seen)
     packed = None
     if found.value is not None and found.state == "exact":
-        packed = panels.answer_to({"kind": "export", "run": found.value["folder"]}, frame.seen)
+        packed = panels.answer_to(_packing(found), frame.seen)
     current = packed or found
 
     def draw() -> None:
         answer = panels.answer_to(question, frame.seen)
         if answer.state == "exact" and answer.value is not None:
             _before_after(answer.value["result"])
-            export = panels.answer_to({"kind": "export", "run": answer.value["folder"]}, frame.seen)
+            packing = _packing(answer)
+            export = panels.answer_to(packing, frame.seen)
             if export.state == "exact" and export.value is not None:
                 _downloads(frame, record, answer.value, Path(export.value["path"]))
             elif export.error:
-                st.error(f"{export.error}. The run folder is {answer.value['folder']}.", icon=":material/error:")
+                panels.failed(packing, export, "again-export")
+                panels.note(f"The run folder is {answer.value['folder']}.")
             else:
                 panels.waiting(export, "packing the repaired model")
             answer = export
         elif answer.error:
-            st.error(f"{answer.error}. Try again.", icon=":material/error:")
+            panels.failed(question, answer, "again-commit")
         else:
             panels.waiting(answer, "measuring")
-        if not current.final and answer.final:
+        if current.final != answer.final:
             st.rerun()
 
     st.fragment(draw, run_every=None if current.final else POLL)()
     with st.container(horizontal=True, gap="small"):
-        if found.error:
-            st.button("Try again", key="commit-again", on_click=panels.forget, args=(question,))
         st.button(
             "Choose another cut", key="cover", type="tertiary", icon=":material/restart_alt:",
             help="In the Defender view this hides ASR again.", on_click=state.cover, args=(frame.suspect.name,),
         )  # fmt: skip
     if record["cut"] != now.numbers:
         panels.note("The page now shows another cut than the committed one.")
+
+
+def _packing(committed: ask.Answer) -> dict[str, Any]:
+    assert committed.value is not None
+    return {"kind": "export", "run": committed.value["folder"]}
 
 
 def _before_after(result: Mapping[str, Any]) -> None:
