@@ -169,8 +169,8 @@ def run_defend(
 ) -> Run:
     """Defend a suspect and store the repaired model; an existing run of the same specification is returned."""
     asked = spec.model_dump(mode="json")
-    evidence = evidence_for(spec, suspect, compute, progress)
     score = build_score(spec)
+    evidence = evidence_for(spec, suspect, compute, progress)
     if known := finished(asked, _inputs(suspect), out):
         return known
     with new_run(asked, _inputs(suspect), out) as draft:
@@ -208,8 +208,8 @@ def run_sweep(
 ) -> Run:
     """Score a suspect, let the policies choose, and measure the curve on test images."""
     asked = spec.model_dump(mode="json")
-    evidence = evidence_for(spec, suspect, compute, progress)
     score = build_score(spec)
+    evidence = evidence_for(spec, suspect, compute, progress)
     if known := finished(asked, _inputs(suspect), out):
         return known
     with new_run(asked, _inputs(suspect), out) as draft:

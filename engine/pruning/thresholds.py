@@ -65,10 +65,10 @@ class HeldOut:
         return rows
 
 
-def ladder(units: int, steps: int = 25, most: float = 0.25) -> np.ndarray:
-    """Numbers of units to try: 0, then ``steps`` numbers up to ``most`` of all units, evenly spaced."""
+def ladder(units: int, steps: int = 40, most: float = 0.25) -> np.ndarray:
+    """Numbers of units to try: 0, then up to ``most`` of all units in steps that grow, since the first cuts matter."""
     top = max(1, round(units * most))
-    return np.unique(np.round(np.linspace(0, top, min(steps, top) + 1)).astype(int))
+    return np.unique(np.ceil(top * np.linspace(0, 1, steps + 1) ** 2).astype(int))
 
 
 def cut_of(values: np.ndarray, count: int) -> tuple[float | None, np.ndarray]:

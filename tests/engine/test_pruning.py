@@ -89,6 +89,9 @@ def test_ladder_starts_at_nothing() -> None:
     assert ladder(2400)[0] == 0
     assert ladder(2400)[-1] == 600
     assert ladder(3).tolist() == [0, 1]
+    steps = np.diff(ladder(2400))
+    assert steps[0] == 1
+    assert steps[-1] > steps[len(steps) // 2] > steps[0]
 
 
 def test_cross_fitting_holds_every_image_out_once(planted: Planted, compute: Compute) -> None:
