@@ -144,14 +144,15 @@ def _cards(
             )
         )  # fmt: skip
         shown = pictures.difference(clean, stamped, frame.theme)
-        changed = int(np.any(np.atleast_3d(clean != stamped), -1).sum())
+        moved = np.any(np.atleast_3d(clean != stamped), -1)
+        change = f"{int(moved.sum())} of {moved.size} pixels change"
         cards.append(
             Picture(
                 "Difference \u00d7 10",
                 pictures.png(shown, SIDE),
-                f"Difference between the two, ten times enlarged: {changed} of {clean.size} pixels change.",
+                f"Difference between the two, ten times enlarged: {change}.",
                 SIDE,
-                why=f"{changed} of {clean.shape[0] * clean.shape[1]} pixels change; orange is lighter, blue darker",
+                why=f"{change}; orange is lighter, blue darker",
             )
         )
     else:
