@@ -1,0 +1,363 @@
+"""The card of one unit: where each score ranks it, whether the present cut takes it, and what it responds to.
+
+The scores and the verdict come from the studies and stand there at once. Feature maps, the distribution of the unit's
+output and attributions are asked of the warm worker; while it works, the parts that wait poll by themselves, in boxes
+that already have their final size. A defender's questions leave the trigger out (``triggered`` False), so that nothing
+in an answer, not even the range of a scale, tells of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from app import data, neuron_figures, panels, pictures, state
+from app.neuron_figures import short
+from app.palette import CIVIDIS, LESS, MORE, count, number, percent
+from app.panels import Frame, article, esc
+from app.picture_strip import SIDE as THUMB
+from app.picture_strip import picture_strip
+from engine.runs import ask
+
+SIDE = 112  # four times the 28 pixels of a picture, sixteen times the 7 of a map
+POLL = 0.35
+#: Pictures in the row that one is chosen from.
+ROW = 6
+_CSS = Path(__file__).parent / "unit_card.css"
+_KINDS = (("clean", "Clean", "acc"), ("triggered", "Triggered", "asr"))
+_WHY = "Hidden until you commit: a defender has no trigger."
+#: What a person may do about an answer that is an error.
+_RETRY = "Choose another unit or picture to ask again."
+
+
+def unit_card(frame: Frame, studies: Mapping[str, data.Study], study: data.Study, now: data.Present, k: int) -> None:
+    """The card of unit number ``k`` under the present score and cut."""
+    st.html(_CSS)
+    unit = data.id_of(study.layers, k)
+    with st.container(border=True, key="card", gap="small"):
+        _head(study, now, unit, k)
+        at = _chooser(frame)
+        left, right = st.columns([1, 1.5], gap="small")
+        questions = _questions(frame, k, at)
+        with left:
+            _ranks(studies, k)
+            _live(lambda: _responses(frame, questions["unit"]), frame, questions["unit"])
+        with right:
+            _live(lambda: _maps(frame, questions, unit), frame, questions["pictures"], questions["unit"])
+        _attribution(frame, unit, k, at)
+
+
+def _live(draw: Any, frame: Frame, *questions: dict[str, Any]) -> None:
+    """Draw a part that waits for answers: it alone is redrawn until they are there, then the page once."""
+    busy = not all(panels.answer_to(question, frame.seen).final for question in questions)
+
+    def again() -> None:
+        draw()
+        if busy and all(panels.answer_to(question, frame.seen).final for question in questions):
+            st.rerun()
+
+    st.fragment(again, run_every=POLL if busy else None)()
+
+
+def _questions(frame: Frame, k: int, at: int) -> dict[str, dict[str, Any]]:
+    """What is asked of the worker, about the suspect as it came (nothing cut)."""
+    whole: dict[str, Any] = {"suspect": frame.suspect.name, "cut": [], "mode": "scale"}
+    first = at - at % ROW
+    numbers = list(range(first, min(first + ROW, _tests(frame))))
+    return {
+        "pictures": {"kind": "pictures", **whole, "numbers": numbers},
+        "unit": {"kind": "unit", **whole, "unit": k, "number": at, "triggered": frame.seen},
+    }
+
+
+def _tests(frame: Frame) -> int:
+    return int((frame.suspect.result.get("n") or {}).get("acc") or 10_000)
+
+
+# --- what it is ------------------------------------------------------------------------------------------------------
+
+
+def _head(study: data.Study, now: data.Present, unit: str, k: int) -> None:
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        with st.container(width="stretch"):
+            st.html(
+                f'<div class="um-unithead"><p class="um-unit" role="heading" aria-level="2">{esc(unit)}</p>'
+                f'<p class="um-note">unit {k:,} of {count(len(study.values))}</p></div>'
+            )
+        order = _order(study.values)
+        at = int(np.flatnonzero(order == k)[0]) if k in order else -1
+        for label, icon, to in (
+            ("Higher score", ":material/keyboard_arrow_up:", at - 1),
+            ("Lower score", ":material/keyboard_arrow_down:", at + 1),
+        ):
+            inside = at >= 0 and 0 <= to < len(order)
+            st.button(
+                label, key=f"walk {label}", icon=icon, type="tertiary", disabled=not inside,
+                help=f"The unit with the next {label.lower()} under {study.label}.",
+                on_click=state.select, args=(data.id_of(study.layers, int(order[to])) if inside else None, "find"),
+            )  # fmt: skip
+    cut, words = verdict(study, now, unit, k)
+    swatch = f'<span class="um-key {"cut" if cut else "kept"}"></span>'
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        with st.container(width="stretch"):
+            st.html(f'<p class="um-verdict">{swatch}<span><b>{"Cut" if cut else "Kept"}</b>{esc(words)}</span></p>')
+        if unit in now.edits:
+            st.button("Take edit back", key="card-edit", icon=":material/undo:", on_click=_edit, args=(unit, None))
+        elif np.isfinite(study.values[k]):
+            st.button(
+                "Spare it" if cut else "Cut it",
+                key="card-edit",
+                icon=":material/shield:" if cut else ":material/content_cut:",
+                help="By hand, against the threshold. Prune shows what it does.",
+                on_click=_edit,
+                args=(unit, "spare" if cut else "cut"),
+            )
+
+
+def _order(values: np.ndarray) -> np.ndarray:
+    """Units from the highest score to the lowest; those without a score are not among them."""
+    eligible = np.flatnonzero(np.isfinite(values))
+    return eligible[np.argsort(-values[eligible], kind="stable")]
+
+
+def verdict(study: data.Study, now: data.Present, unit: str, k: int) -> tuple[bool, str]:
+    """Whether the present cut removes a unit, and why."""
+    value, cut = float(study.values[k]), bool(now.cut[k])
+    if unit in now.edits:
+        return cut, " by hand, whatever its score."
+    if not np.isfinite(value):
+        return False, f": {study.label} gives it no score, so it is never cut."
+    if now.threshold is None:
+        return cut, ": nothing is cut by score."
+    return cut, f": {number(value)} {'reaches' if cut else 'is below'} the threshold {number(now.threshold)}."
+
+
+def _edit(unit: str, edit: str | None) -> None:
+    address = state.load()
+    edits = {u: e for u, e in address.edited.items() if u != unit}
+    state.recut(address.thr, {**edits, unit: edit} if edit else edits)
+
+
+def _ranks(studies: Mapping[str, data.Study], k: int) -> None:
+    rows = []
+    for one in studies.values():
+        label = one.label + (" \u25c7" if one.oracle else "")
+        value = float(one.values[k])
+        rows.append((label, short(value), rank(one.values, k)))
+    panels.facts(("Score", "Value", "Rank"), rows)
+    if any(one.oracle for one in studies.values()):
+        st.html('<p class="um-note"><span class="um-diamond"></span>oracle: used the trigger</p>')
+
+
+def rank(values: np.ndarray, k: int) -> str:
+    """``12``, ``=601`` where others have the same score, an en dash where the score says nothing of the unit."""
+    if not np.isfinite(values[k]):
+        return "\u2013"
+    place = int((values > values[k]).sum()) + 1
+    return f"{'=' if int((values == values[k]).sum()) > 1 else ''}{place:,}"
+
+
+# --- the picture -----------------------------------------------------------------------------------------------------
+
+
+def _chooser(frame: Frame) -> int:
+    """A row of test pictures, and the number of the chosen one."""
+    total = _tests(frame)
+    at = min(state.load().picture, total - 1)
+    if at != state.load().picture:
+        state.go(picture=at)
+    question = _questions(frame, 0, at)["pictures"]
+    answer = panels.answer_to(question, frame.seen)
+    found = {item["number"]: item for item in (answer.value or {}).get("items", [])}
+    classes = frame.suspect.classes
+    items = []
+    for n in question["numbers"]:
+        item = found.get(n)
+        src = "" if item is None else pictures.png(pictures.opened(item["clean"]), THUMB).partition(",")[2]
+        name = f"Test picture {n}" if item is None else f"Test picture {n}: {article(classes[item['truth']])}"
+        items.append({"number": n, "name": name, "src": src})
+    picture_strip(items, at, label="Test pictures to look at", key="strip", on_pick=lambda n: state.change(picture=n))
+    return at
+
+
+# --- what it responds to ---------------------------------------------------------------------------------------------
+
+
+def _responses(frame: Frame, question: dict[str, Any]) -> None:
+    answer = panels.answer_to(question, frame.seen)
+    if answer.value is not None:
+        with st.container(gap="xxsmall"):
+            panels.chart(neuron_figures.responses(answer.value["hist"], frame.theme), "responses")
+    elif answer.error:
+        st.error(f"{_sentence(answer.error)} {_RETRY}", icon=":material/error:")
+    else:
+        with st.container(height=250, border=False):
+            panels.waiting(answer, "looking at the unit")
+
+
+def _maps(frame: Frame, questions: Mapping[str, dict[str, Any]], unit: str) -> None:
+    """The picture and the unit's feature map on it, clean and triggered side by side."""
+    at = questions["unit"]["number"]
+    shown, inside = (panels.answer_to(questions[kind], frame.seen) for kind in ("pictures", "unit"))
+    item = next((i for i in (shown.value or {}).get("items", []) if i["number"] == at), None)
+    maps = {key: (inside.value or {}).get(f"map_{key}") for key, _, _ in _KINDS}
+    arrays = {key: np.asarray(values, float) for key, values in maps.items() if values is not None}
+    low, high = pictures.common_range(*arrays.values()) if arrays else (0.0, 1.0)
+    cells = [_column(name, key) for _, name, key in _KINDS]
+    cells += [_photo(frame, item, key, name, shown) for key, name, _ in _KINDS]
+    size = " \u00d7 ".join(str(n) for n in next(iter(arrays.values())).shape) if arrays else ""
+    cells.append(f'<p class="um-row">Feature map{f", {size}" if size else ""}</p>')
+    for key, name, _ in _KINDS:
+        if key in arrays:
+            what = f"Feature map of {unit} on the {name.lower()} picture"
+            drawn = neuron_figures.cividis(arrays[key], low, high)
+            cells.append(_image(drawn, neuron_figures.describe(arrays[key], what)))
+        else:
+            cells.append(_absent(frame, name, inside))
+    for key, _, _ in _KINDS:
+        cells.append(f'<p class="um-say one">{f"mean {short(float(arrays[key].mean()))}" if key in arrays else ""}</p>')
+    cells.append(_scale(CIVIDIS, short(low), short(high)))
+    _pairs(cells)
+
+
+def _photo(frame: Frame, item: Mapping[str, Any] | None, key: str, name: str, answer: ask.Answer) -> str:
+    if item is None or not item.get(key):
+        return f"<div>{_absent(frame, name, answer)}<p class='um-say'></p></div>"
+    classes, p, truth = frame.suspect.classes, item[f"p_{key}"], int(item["truth"])
+    said = max(range(len(p)), key=lambda c: float(p[c]))
+    right, sure = said == truth, percent(float(p[said]))
+    how = "correctly" if right else "wrongly"
+    alt = (
+        f"{name} test picture {item['number']}, {article(classes[truth])}, answered {how} as {classes[said]} "
+        f"with {sure} confidence."
+    )
+    words = f"<b>{esc(classes[said])}</b> {esc(sure)}, {'correct' if right else 'wrong'}"
+    return (
+        f'<div>{_image(pictures.opened(item[key]), alt)}<p class="um-say{"" if right else " wrong"}">{words}</p></div>'
+    )
+
+
+# --- which pixels drive it -------------------------------------------------------------------------------------------
+
+
+def _attribution(frame: Frame, unit: str, k: int, at: int) -> None:
+    store = st.session_state
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        store["picture-choice"] = at
+        st.number_input(
+            "Test picture", 0, _tests(frame) - 1, key="picture-choice", width=124,
+            help="The number of any test picture.",
+            on_change=lambda: state.change(picture=int(store["picture-choice"])),
+        )  # fmt: skip
+        method = st.selectbox(
+            "Which pixels drive it?",
+            list(ask.ATTRIBUTIONS),
+            index=None,
+            format_func=ask.ATTRIBUTIONS.__getitem__,
+            key="method",
+            placeholder="Choose an attribution",
+            help="Computed by Captum for this unit and picture, clean and triggered.",
+        )
+    if method is None:
+        return
+    question = {
+        "kind": "attribution", "suspect": frame.suspect.name, "unit": k, "number": at, "method": method,
+        "triggered": frame.seen, "cut": [], "mode": "scale",
+    }  # fmt: skip
+    _live(lambda: _attributed(frame, question, unit), frame, question)
+
+
+def _attributed(frame: Frame, question: dict[str, Any], unit: str) -> None:
+    answer = panels.answer_to(question, frame.seen)
+    if answer.error:
+        st.error(f"{_sentence(answer.error)} {_RETRY}", icon=":material/error:")
+        return
+    value = answer.value or {}
+    arrays = {key: _flat(value[key]) for key, _, _ in _KINDS if value.get(key) is not None}
+    reach = max((float(np.abs(a).max()) for a in arrays.values()), default=1.0) or 1.0
+    left, right = st.columns([1.1, 1], gap="medium", vertical_alignment="center")
+    with left:
+        cells = [_column(name, key) for _, name, key in _KINDS]
+        for key, name, _ in _KINDS:
+            if key in arrays:
+                what = f"{value['title']} for {unit}, {name.lower()} picture"
+                cells.append(_image(pictures.diverging(arrays[key], reach, frame.theme), _signed(arrays[key], what)))
+            else:
+                cells.append(_absent(frame, name, answer))
+        cells.append(_scale((LESS, frame.theme.paper, MORE), short(-reach), short(reach)))
+        _pairs(cells)
+    with right:
+        if answer.value is None:
+            panels.waiting(answer, "attributing")
+            return
+        panels.note(_meaning(frame, str(question["method"]), value, unit))
+
+
+def _flat(values: Any) -> np.ndarray:
+    array = np.asarray(values, float)
+    return array.mean(0) if array.ndim == 3 else array
+
+
+def _signed(values: np.ndarray, what: str) -> str:
+    row, column = np.unravel_index(int(np.abs(values).argmax()), values.shape)
+    return (
+        f"{what}: strongest at row {row + 1}, column {column + 1}, where it is {number(float(values[row, column]))}; "
+        f"the sum is {number(float(values.sum()))}."
+    )
+
+
+def _meaning(frame: Frame, method: str, value: Mapping[str, Any], unit: str) -> str:
+    if method != "layer_gradcam":
+        return f"Orange pixels raise the output of {unit}, blue ones lower it. One scale for both pictures."
+    classes, answers = frame.suspect.classes, value.get("answers") or []
+    said = [classes[int(a)] for a in answers if int(a) < len(classes)]
+    named = f" ({', '.join(dict.fromkeys(said))})" if said else ""
+    return (
+        f"Orange is where the layer of {unit} speaks for the answer{named}, blue where it speaks against it. "
+        "One scale for both pictures."
+    )
+
+
+# --- pieces ----------------------------------------------------------------------------------------------------------
+
+
+def _pairs(cells: list[str]) -> None:
+    st.html(f'<div class="um-pairs" style="--um-side:{SIDE}px">{"".join(cells)}</div>')
+
+
+def _column(name: str, key: str) -> str:
+    return f'<p class="um-name"><span class="um-key {key}"></span><span>{name}</span></p>'
+
+
+def _image(pixels: np.ndarray, alt: str) -> str:
+    return f'<img src="{esc(pictures.png(pixels, SIDE))}" alt="{esc(alt)}">'
+
+
+def _absent(frame: Frame, name: str, answer: ask.Answer) -> str:
+    """A box where a picture is not: hidden, impossible, or on its way."""
+    lock = ""
+    if name == "Triggered" and not frame.seen:
+        lock, words = panels._LOCK, _WHY
+    elif answer.error:
+        words = "not computed"
+    elif answer.value is None:
+        words = "on its way"
+    else:
+        words = "This model has no trigger."
+    said = esc(f"{name}: {words}")
+    return f'<div class="um-blank" role="img" aria-label="{said}">{lock}<span>{esc(words)}</span></div>'
+
+
+def _scale(colours: Any, low: str, high: str) -> str:
+    ramp = f"linear-gradient(90deg, {', '.join(colours)})"
+    ends = (f"<span>{esc(end)}</span>" for end in (low, high))
+    return '<div class="um-scale">{0}<i style="background:{2}"></i>{1}</div>'.format(*ends, ramp)
+
+
+def _sentence(error: str) -> str:
+    line = " ".join(error.split())
+    return f"{line[:1].upper()}{line[1:]}{'' if line.endswith('.') else '.'}"
