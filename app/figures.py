@@ -65,6 +65,7 @@ def layout(theme: Theme, height: int, **more: Any) -> dict[str, Any]:
         "font": {"family": FONT, "color": theme.ink, "size": 13},
         "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
         "showlegend": False,
+        "template": {},  # else Plotly sends its own along with every figure
         "hoverlabel": {
             "bgcolor": theme.paper,
             "bordercolor": theme.faint,

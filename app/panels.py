@@ -58,14 +58,12 @@ def frame(compare: bool = False) -> Frame | None:
         nothing_yet()
         return None
     names = [s.name for s in listed]
-    wrong = ""
     if address.run is None:
-        address = state.go(run=names[0])
+        address = state.fill_in(names[0])
     elif address.run not in names:
-        wrong = f"expected a suspect of this workspace in the link, got {address.run!r}"
-        state.choose_run(names[0])
-        address = state.load()
-    for line in [*state.notices(), *([wrong] if wrong else [])]:
+        wrong = f"expected a suspect of this workspace in the link, got {address.run!r}; {names[0]} is shown"
+        address = state.fill_in(names[0], wrong)
+    for line in state.notices():
         st.warning(f"{line[0].upper()}{line[1:]}.", icon=":material/link_off:")
     with st.sidebar:
         _sidebar(address, listed, compare)

@@ -151,7 +151,16 @@ def _adopt(query: dict[str, str]) -> None:
 def go(**changes: Any) -> Address:
     """Change the address; the URL follows when the page calls :func:`write`."""
     st.session_state.address = replace(load(), **changes)
+    st.session_state.notices = []
     return cast(Address, st.session_state.address)
+
+
+def fill_in(run: str, notice: str | None = None) -> Address:
+    """Choose the suspect for a link that names none, or one that is not there; what was wrong stays on the page."""
+    wrong = [*notices(), *([notice] if notice else [])]
+    choose_run(run)
+    st.session_state.notices = wrong
+    return load()
 
 
 def change(**changes: Any) -> None:
@@ -183,10 +192,8 @@ def session() -> str:
 
 
 def notices() -> list[str]:
-    """What was wrong with the link, once."""
-    found: list[str] = st.session_state.get("notices", [])
-    st.session_state.notices = []
-    return found
+    """What was wrong with the link, until something else is chosen."""
+    return list(st.session_state.get("notices", []))
 
 
 # --- the selection ---------------------------------------------------------------------------------------------------
