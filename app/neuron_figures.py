@@ -10,7 +10,7 @@ import numpy as np
 
 from app import figures
 from app.figures import Chart
-from app.palette import CIVIDIS, Theme, count, number, percent, rgb
+from app.palette import CIVIDIS, Theme, count, fade, number, percent, rgb
 
 
 def short(value: float) -> str:
@@ -62,6 +62,7 @@ def scatter(
         if "colorscale" in trace.get("marker", {}):
             trace["marker"].pop("colorbar", None)  # the grid beside it carries the scale
             trace["marker"]["showscale"] = False
+            trace["marker"]["line"] = {"width": 0.6, "color": fade(theme.ink, 0.3 if theme.name == "dark" else 0.45)}
     title = drawn.title
     if triggered is not None:
         end = float(np.nanmax(clean))

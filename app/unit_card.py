@@ -30,8 +30,6 @@ ROW = 6
 _CSS = Path(__file__).parent / "unit_card.css"
 _KINDS = (("clean", "Clean", "acc"), ("triggered", "Triggered", "asr"))
 _WHY = "Hidden until you commit: a defender has no trigger."
-#: What a person may do about an answer that is an error.
-_RETRY = "Choose another unit or picture to ask again."
 
 
 def unit_card(frame: Frame, studies: Mapping[str, data.Study], study: data.Study, now: data.Present, k: int) -> None:
@@ -41,13 +39,8 @@ def unit_card(frame: Frame, studies: Mapping[str, data.Study], study: data.Study
     with st.container(border=True, key="card", gap="small"):
         _head(study, now, unit, k)
         at = _chooser(frame)
-        left, right = st.columns([1, 1.5], gap="small")
         questions = _questions(frame, k, at)
-        with left:
-            _ranks(studies, k)
-            _live(lambda: _responses(frame, questions["unit"]), frame, questions["unit"])
-        with right:
-            _live(lambda: _maps(frame, questions, unit), frame, questions["pictures"], questions["unit"])
+        _live(lambda: _body(frame, studies, questions, unit, k), frame, *questions.values())
         _attribution(frame, unit, k, at)
 
 
@@ -57,8 +50,8 @@ def _live(draw: Any, frame: Frame, *questions: dict[str, Any]) -> None:
 
     def again() -> None:
         draw()
-        if busy and all(panels.answer_to(question, frame.seen).final for question in questions):
-            st.rerun()
+        if busy == all(panels.answer_to(question, frame.seen).final for question in questions):
+            st.rerun()  # it has just become complete, or a question is asked again
 
     st.fragment(again, run_every=POLL if busy else None)()
 
@@ -86,18 +79,18 @@ def _head(study: data.Study, now: data.Present, unit: str, k: int) -> None:
         with st.container(width="stretch"):
             st.html(
                 f'<div class="um-unithead"><p class="um-unit" role="heading" aria-level="2">{esc(unit)}</p>'
-                f'<p class="um-note">unit {k:,} of {count(len(study.values))}</p></div>'
+                f'<p class="um-note">number {k:,} of {count(len(study.values))}</p></div>'
             )
         order = _order(study.values)
         at = int(np.flatnonzero(order == k)[0]) if k in order else -1
         for label, icon, to in (
-            ("Higher score", ":material/keyboard_arrow_up:", at - 1),
-            ("Lower score", ":material/keyboard_arrow_down:", at + 1),
+            ("Higher", ":material/keyboard_arrow_up:", at - 1),
+            ("Lower", ":material/keyboard_arrow_down:", at + 1),
         ):
             inside = at >= 0 and 0 <= to < len(order)
             st.button(
                 label, key=f"walk {label}", icon=icon, type="tertiary", disabled=not inside,
-                help=f"The unit with the next {label.lower()} under {study.label}.",
+                help=f"The unit with the next {label.lower()} score under {study.label}.",
                 on_click=state.select, args=(data.id_of(study.layers, int(order[to])) if inside else None, "find"),
             )  # fmt: skip
     cut, words = verdict(study, now, unit, k)
@@ -187,14 +180,28 @@ def _chooser(frame: Frame) -> int:
 # --- what it responds to ---------------------------------------------------------------------------------------------
 
 
+def _body(
+    frame: Frame, studies: Mapping[str, data.Study], questions: Mapping[str, dict[str, Any]], unit: str, k: int
+) -> None:
+    for kind, question in questions.items():
+        answer = panels.answer_to(question, frame.seen)
+        if answer.error:
+            panels.failed(question, answer, f"again-{kind}")
+            break
+    left, right = st.columns([1, 1.5], gap="small")
+    with left:
+        _ranks(studies, k)
+        _responses(frame, questions["unit"])
+    with right:
+        _maps(frame, questions, unit)
+
+
 def _responses(frame: Frame, question: dict[str, Any]) -> None:
     answer = panels.answer_to(question, frame.seen)
     if answer.value is not None:
         with st.container(gap="xxsmall"):
             panels.chart(neuron_figures.responses(answer.value["hist"], frame.theme), "responses")
-    elif answer.error:
-        st.error(f"{_sentence(answer.error)} {_RETRY}", icon=":material/error:")
-    else:
+    elif not answer.error:
         with st.container(height=250, border=False):
             panels.waiting(answer, "looking at the unit")
 
@@ -274,7 +281,7 @@ def _attribution(frame: Frame, unit: str, k: int, at: int) -> None:
 def _attributed(frame: Frame, question: dict[str, Any], unit: str) -> None:
     answer = panels.answer_to(question, frame.seen)
     if answer.error:
-        st.error(f"{_sentence(answer.error)} {_RETRY}", icon=":material/error:")
+        panels.failed(question, answer, "again-attribution")
         return
     value = answer.value or {}
     arrays = {key: _flat(value[key]) for key, _, _ in _KINDS if value.get(key) is not None}
@@ -356,8 +363,3 @@ def _scale(colours: Any, low: str, high: str) -> str:
     ramp = f"linear-gradient(90deg, {', '.join(colours)})"
     ends = (f"<span>{esc(end)}</span>" for end in (low, high))
     return '<div class="um-scale">{0}<i style="background:{2}"></i>{1}</div>'.format(*ends, ramp)
-
-
-def _sentence(error: str) -> str:
-    line = " ".join(error.split())
-    return f"{line[:1].upper()}{line[1:]}{'' if line.endswith('.') else '.'}"
