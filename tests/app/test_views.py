@@ -6,6 +6,7 @@ import base64
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tests.app import fake
 
 MAIN = str(Path(__file__).resolve().parents[2] / "app" / "main.py")
 PAGES = ("views/home.py", "views/prune.py", "views/neurons.py")
-#: As long as nobody committed, none of these may reach the browser.
+#: Until somebody commits, none of these may reach the browser: an ASR of 73.7 %, an RA of 26.3 %, a triggered output.
 FORBIDDEN = ("73.73", "73.7\u202f%", "0.7373", "26.262", "26.3\u202f%", "0.2626", "31415", "3.1415")
 Open = Callable[..., AppTest]
 Worker = list[dict[str, Any]]
@@ -451,16 +452,13 @@ def test_a_click_in_the_scatter_plot_selects_and_leaves_its_chart_as_it_was(open
     at = open_page("views/neurons.py", run="demo:badnets", role="oracle", neuron="bn1:0")
 
     def spec() -> str:
-        return next(
-            str(n.proto.spec) for n in at._tree if n.type == "plotly_chart" and "triggered pictures" in n.proto.spec
-        )
+        drawn = (str(node.proto.spec) for node in at._tree if node.type == "plotly_chart")
+        return next(text for text in drawn if "triggered pictures" in text)
 
     before = spec()
     at.session_state["scatter"] = {"selection": {"points": [{"customdata": "bn1:9"}], "point_indices": [9]}}
     at.session_state["origin"] = "scatter"
-    at.session_state["address"] = at.session_state["address"].__class__(
-        run="demo:badnets", role="oracle", neuron="bn1:9"
-    )
+    at.session_state["address"] = replace(at.session_state["address"], neuron="bn1:9")
     at.run()
     assert "bn1:9" in words(at)
     assert spec() == before
