@@ -189,7 +189,7 @@ def _steps(hero: str) -> None:
             st.page_link(page, label=_LABELS[number], icon=":material/arrow_forward:", query_params=query)
 
 
-_LABELS = {1: "Open Prune", 2: "Open Neurons", 3: "Open Prune as a defender"}
+_LABELS = {1: "Open Prune", 2: "Open Neurons", 3: "Start as a defender"}
 
 render()
 state.write()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,8 @@ def _figures(frame: Frame, study: data.Study, now: data.Present) -> None:
             if answer is not None and answer.error:
                 panels.failed(_question(frame, now), answer, "again-check")
             elif answer is not None:
-                panels.waiting(answer, "checking")
+                # How many pictures there are would tell a defender whether there is a trigger at all.
+                panels.waiting(answer if frame.seen else replace(answer, what="checking test pictures"))
             else:
                 panels.note(f"{_KIND[fresh['acc'].chip]}: {fresh['acc'].source}.")
         if busy == (answer is None or answer.final):
@@ -443,45 +445,53 @@ def _outcome(frame: Frame, record: dict[str, Any], now: data.Present) -> None:
         "kind": "commit",
         **{k: record[k] for k in ("suspect", "cut", "mode", "threshold", "score", "study", "edits", "role")},
     }
-    panels.heading("Committed as a defender" if record["role"] == "defender" else "Saved, with ASR in view", lines=1)
-    at = "by hand alone" if record["threshold"] is None else f"at or above {number(record['threshold'])}"
-    edits = f", {len(record['edits'])} by hand" if record["edits"] else ""
-    panels.note(f"{units(len(record['cut']))}, {at}{edits}, mode {record['mode']}.")
+    left, right = st.columns([1, 1.35], gap="large", vertical_alignment="center")
+    with left:
+        panels.heading(
+            "Committed as a defender" if record["role"] == "defender" else "Saved, with ASR in view", lines=1
+        )
+        at = "by hand alone" if record["threshold"] is None else f"at or above {number(record['threshold'])}"
+        edits = f", {len(record['edits'])} by hand" if record["edits"] else ""
+        panels.note(f"{units(len(record['cut']))} of {count(len(now.cut))}, {at}{edits}, mode {record['mode']}.")
+        if record["cut"] != now.numbers:
+            panels.note("The page now shows another cut than this one.")
+        files = st.container(horizontal=True, gap="small")
+        st.button(
+            "Choose another cut", key="cover", type="tertiary", icon=":material/restart_alt:",
+            help="In the Defender view this hides ASR again.", on_click=state.cover, args=(frame.suspect.name,),
+        )  # fmt: skip
     found = panels.answer_to(question, frame.seen)
     packed = None
     if found.value is not None and found.state == "exact":
         packed = panels.answer_to(_packing(found), frame.seen)
     current = packed or found
+    shown = right.container()
+    if packed is not None and packed.state == "exact" and packed.value is not None and found.value is not None:
+        with shown:
+            _before_after(found.value["result"])
+        with files:
+            _downloads(frame, record, found.value, Path(packed.value["path"]))
+        return
 
     def draw() -> None:
         answer = panels.answer_to(question, frame.seen)
         if answer.state == "exact" and answer.value is not None:
             _before_after(answer.value["result"])
             packing = _packing(answer)
-            export = panels.answer_to(packing, frame.seen)
-            if export.state == "exact" and export.value is not None:
-                _downloads(frame, record, answer.value, Path(export.value["path"]))
-            elif export.error:
-                panels.failed(packing, export, "again-export")
-                panels.note(f"The run folder is {answer.value['folder']}.")
-            else:
-                panels.waiting(export, "packing the repaired model")
-            answer = export
+            answer = panels.answer_to(packing, frame.seen)
+            if answer.error:
+                panels.failed(packing, answer, "again-export")
+            elif not answer.final:
+                panels.waiting(answer, "packing the repaired model")
         elif answer.error:
             panels.failed(question, answer, "again-commit")
         else:
             panels.waiting(answer, "measuring")
-        if current.final != answer.final:
+        if current.final != answer.final or answer.state == "exact":
             st.rerun()
 
-    st.fragment(draw, run_every=None if current.final else POLL)()
-    with st.container(horizontal=True, gap="small"):
-        st.button(
-            "Choose another cut", key="cover", type="tertiary", icon=":material/restart_alt:",
-            help="In the Defender view this hides ASR again.", on_click=state.cover, args=(frame.suspect.name,),
-        )  # fmt: skip
-    if record["cut"] != now.numbers:
-        panels.note("The page now shows another cut than the committed one.")
+    with shown:
+        st.fragment(draw, run_every=None if current.final else POLL)()
 
 
 def _packing(committed: ask.Answer) -> dict[str, Any]:
