@@ -10,7 +10,7 @@ import numpy as np
 
 from app import figures
 from app.figures import Chart
-from app.palette import CIVIDIS, Theme, count, fade, number, percent, rgb
+from app.palette import CIVIDIS, Measure, Theme, count, fade, number, percent, rgb
 
 
 def short(value: float) -> str:
@@ -89,30 +89,28 @@ def responses(hist: Mapping[str, Any], theme: Theme, height: int = 190) -> Chart
     stamped = None if hist.get("triggered") is None else np.asarray(hist["triggered"], float)
     mean = float((middles * clean).sum() / max(1.0, clean.sum()))
     title, alt_kinds = f"Mean output {short(mean)} on clean pictures.", "clean"
-    labels = [("clean", "acc", clean)]
+    labels: list[tuple[str, Measure, np.ndarray]] = [("clean", "acc", clean)]
     if stamped is not None:
         high = float((middles * stamped).sum() / max(1.0, stamped.sum()))
         title = f"Mean output {short(mean)} on clean, {short(high)} on triggered pictures."
         alt_kinds = "clean (blue bars) and triggered (dashed outline)"
         labels.append(("triggered", "asr", stamped))
     top = max(float(n.max()) for _, _, n in labels)
-    notes: list[dict[str, Any]] = []
-    taken: list[float] = []
-    for text, key, n in labels:
-        at = int(n.argmax())
-        level = float(n[at])
-        # Two labels over the same bins: the second goes above the first.
-        near = [t for t in taken if abs(t - middles[at]) < 0.35 * (edges[-1] - edges[0])]
-        taken.append(float(middles[at]))
-        notes.append(
-            {
-                "x": float(middles[at]), "y": level, "text": f"<b>{text}</b>", "showarrow": False, "yanchor": "bottom",
-                "yshift": 2 + 16 * len(near), "font": {"color": theme.text[key], "size": 12},  # type: ignore[index]
-            }
-        )  # fmt: skip
+    peaks = [int(n.argmax()) for _, _, n in labels]
+    # Where both peaks are at one place the labels are stacked above the higher one.
+    together = len(labels) > 1 and abs(middles[peaks[0]] - middles[peaks[1]]) < 0.35 * (edges[-1] - edges[0])
+    notes = [
+        {
+            "x": float(middles[max(1, min(at, len(middles) - 3))]) if len(middles) > 4 else float(middles[at]),
+            "y": top if together else float(n[at]),
+            "text": f"<b>{text}</b>", "showarrow": False, "yanchor": "bottom",
+            "yshift": 2 + (15 * place if together else 0), "font": {"color": theme.text[key], "size": 12},
+        }
+        for place, ((text, key, n), at) in enumerate(zip(labels, peaks, strict=True))
+    ]  # fmt: skip
     layout = drawn.figure["layout"]
     layout["annotations"] = notes
-    layout["yaxis"] = {**layout["yaxis"], "range": [0, 1.32 * max(top, 1.0)]}
+    layout["yaxis"] = {**layout["yaxis"], "range": [0, 1.36 * max(top, 1.0)]}
     layout["margin"] = {"l": 4, "r": 8, "t": 4, "b": 4}
     layout["xaxis"] = {**layout["xaxis"], "nticks": 4, "title": {**layout["xaxis"]["title"], "text": "Mean output"}}
     alt = f"Distribution of the unit's mean output over {int(clean.sum()):,} {alt_kinds} pictures. {title}"

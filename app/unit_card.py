@@ -8,7 +8,7 @@ in an answer, not even the range of a scale, tells of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +44,20 @@ def unit_card(frame: Frame, studies: Mapping[str, data.Study], study: data.Study
         _attribution(frame, unit, k, at)
 
 
-def _live(draw: Any, frame: Frame, *questions: dict[str, Any]) -> None:
-    """Draw a part that waits for answers: it alone is redrawn until they are there, then the page once."""
-    busy = not all(panels.answer_to(question, frame.seen).final for question in questions)
+def _live(draw: Callable[[], None], frame: Frame, *questions: dict[str, Any]) -> None:
+    """Draw a part that waits for answers: it alone is redrawn meanwhile, and the page when one has come."""
+
+    def complete() -> list[bool]:
+        return [panels.answer_to(question, frame.seen).final for question in questions]
+
+    before = complete()
 
     def again() -> None:
         draw()
-        if busy == all(panels.answer_to(question, frame.seen).final for question in questions):
-            st.rerun()  # it has just become complete, or a question is asked again
+        if complete() != before:
+            st.rerun()  # an answer is there, or a question is asked again
 
-    st.fragment(again, run_every=POLL if busy else None)()
+    st.fragment(again, run_every=None if all(before) else POLL)()
 
 
 def _questions(frame: Frame, k: int, at: int) -> dict[str, dict[str, Any]]:
@@ -227,7 +231,7 @@ def _maps(frame: Frame, questions: Mapping[str, dict[str, Any]], unit: str) -> N
             cells.append(_absent(frame, name, inside))
     for key, _, _ in _KINDS:
         cells.append(f'<p class="um-say one">{f"mean {short(float(arrays[key].mean()))}" if key in arrays else ""}</p>')
-    cells.append(_scale(CIVIDIS, short(low), short(high)))
+    cells.append(_scale(CIVIDIS, short(low) if arrays else "", short(high) if arrays else ""))
     _pairs(cells)
 
 
@@ -295,7 +299,8 @@ def _attributed(frame: Frame, question: dict[str, Any], unit: str) -> None:
                 cells.append(_image(pictures.diverging(arrays[key], reach, frame.theme), _signed(arrays[key], what)))
             else:
                 cells.append(_absent(frame, name, answer))
-        cells.append(_scale((LESS, frame.theme.paper, MORE), short(-reach), short(reach)))
+        ends = (short(-reach), short(reach)) if arrays else ("", "")
+        cells.append(_scale((LESS, frame.theme.paper, MORE), *ends))
         _pairs(cells)
     with right:
         if answer.value is None:
