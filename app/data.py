@@ -162,7 +162,8 @@ def _title(run: Run) -> str:
     """A suspect of one's own is told apart by network, seed and time; its attack would give away the trigger."""
     model = run.spec.get("model") or {}
     name = model.get("name", "model") if isinstance(model, Mapping) else str(model)
-    return f"{name}, {str(run.manifest.get('created', ''))[:16].replace('T', ' ')}"
+    made = str(run.manifest.get("created", ""))
+    return f"{name}, {made[5:10]} {made[11:16]}"
 
 
 # --- studies ---------------------------------------------------------------------------------------------------------

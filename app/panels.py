@@ -515,30 +515,38 @@ def _tray() -> None:
 
 
 def _job(job: jobs.Job, status: jobs.Status) -> None:
-    seen = state.revealed(state.load())
-    box = st.container(border=True, gap="small")
-    with box:
-        left, right = st.columns([0.82, 0.18], vertical_alignment="center", wrap=False)
-        left.markdown(f"**{_plain(job.label)}**")
-        if status.ended:
-            right.button(
-                "Put away", key=f"away-{job.id}", icon=":material/close:", type="tertiary", help="Take it away.",
-                on_click=lambda: st.session_state["jobs-away"].add(job.id),
-            )  # fmt: skip
+    with st.container(border=True, gap="xsmall", key=f"job-{job.id}"):
+        st.html(f'<p class="um-note"><b>{esc(job.label)}</b></p>')
+        if not status.ended:
+            progress(status)
+            st.button(
+                "Cancel",
+                key=f"cancel-{job.id}",
+                icon=":material/cancel:",
+                type="tertiary",
+                on_click=jobs.cancel,
+                args=(job.id,),
+            )
+            return
+        if status.state == "failed":
+            st.html(f'<p class="um-note um-bad">{esc(status.error or "It failed.")}</p>')
         else:
-            right.button(
-                "Cancel", key=f"cancel-{job.id}", icon=":material/cancel:", type="tertiary", help="Stop this job.",
-                on_click=lambda: jobs.cancel(job.id),
-            )  # fmt: skip
-        if status.state in ("starting", "running"):
-            what = state.redact_text(status.what, seen) or ("starting" if status.state == "starting" else "working")
-            st.progress(min(1.0, status.share or 0.0), text=f"{_plain(what)} · {clock(status.seconds)}")
-        elif status.state == "done":
-            note(f"Done in {clock(status.seconds)}.")
-        elif status.state == "failed":
-            st.error(_plain(f"{status.error or 'it failed'}"), icon=":material/error:")
-        else:
-            note(f"Cancelled after {clock(status.seconds)}.")
+            note(f"{'Done in' if status.state == 'done' else 'Cancelled after'} {clock(status.seconds)}.")
+        st.button(
+            "Put away",
+            key=f"away-{job.id}",
+            icon=":material/close:",
+            type="tertiary",
+            on_click=st.session_state["jobs-away"].add,
+            args=(job.id,),
+        )
+
+
+def progress(status: jobs.Status) -> None:
+    """What a job is doing, how far it is and how long it has taken."""
+    what = state.redact_text(status.what, state.revealed(state.load()))
+    what = what or ("starting" if status.state == "starting" else "working")
+    st.progress(min(1.0, status.share or 0.0), text=f"{_plain(what[0].upper() + what[1:])} · {clock(status.seconds)}")
 
 
 def clock(seconds: float) -> str:

@@ -16,7 +16,7 @@ from app.grid import GridEvent, neuron_grid
 from app.palette import MEASURES, NAME, Measure, count, number, percent, points, units
 from app.panels import Frame
 from app.readings import Reading
-from engine.runs import ask
+from engine.runs import ask, jobs
 
 _POLICIES = {
     "tolerance": ("Tolerance", "default", "The last cut before accuracy on held-out clean pictures falls by 1 point."),
@@ -93,18 +93,24 @@ def _unscored(frame: Frame) -> None:
             "them. It needs no trigger. The curve is measured along the way; expect a minute or two."
         )
         going = [job for job, status in panels.live_jobs() if not status.ended and frame.suspect.name in job.argv]
+        if going:
+            st.fragment(_scoring, run_every=1.0)(going[0].id)
+            return
         st.button(
             "Score this model",
             type="primary",
             icon=":material/play_arrow:",
-            disabled=bool(going),
             on_click=panels.submit,
             args=(["sweep", frame.suspect.name, "--score", "rnp"], f"Score {frame.suspect.title} with RNP"),
         )
-        if going:
-            panels.note(
-                "It is being scored: the job tray in the sidebar says how far it is. This page updates by itself."
-            )
+
+
+def _scoring(job: str) -> None:
+    status = jobs.status(job)
+    if status.ended:
+        st.rerun()
+    panels.progress(status)
+    panels.note("This page updates by itself; the job goes on if you leave it, and can be cancelled in the sidebar.")
 
 
 # --- figures of the present cut --------------------------------------------------------------------------------------
