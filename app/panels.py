@@ -68,6 +68,8 @@ def frame(compare: bool = False) -> Frame | None:
     with st.sidebar:
         _sidebar(address, listed, compare)
     seen = state.revealed(address)
+    if compare:  # the pages that show figures of this suspect, not of Home's demo
+        state.note_seen(address.run or "", seen)
     try:
         suspect = data.suspect(address.run or names[0], seen)
     except ValueError as error:

@@ -45,27 +45,12 @@ def difference(clean: np.ndarray, triggered: np.ndarray, theme: Theme, gain: flo
     return diverging(change, 1.0, theme)
 
 
-def from_grey(difference: np.ndarray, theme: Theme) -> np.ndarray:
-    """A difference encoded about mid grey, in the colours of differences."""
-    grey = difference.astype(np.float32)
-    if grey.ndim == 3:
-        grey = grey.mean(2)
-    return diverging((grey - 127.5) / 127.5, 1.0, theme)
-
-
 def diverging(values: np.ndarray, reach: float, theme: Theme) -> np.ndarray:
     """(H, W) numbers to blue (below 0), paper (0), orange (above 0); ``reach`` is where the colour is full."""
     share = np.clip(np.nan_to_num(values) / max(reach, 1e-12), -1, 1)[..., None]
     paper = np.array(rgb(theme.paper), np.float32)
     ends = np.where(share < 0, np.array(rgb(LESS), np.float32), np.array(rgb(MORE), np.float32))
     return np.round(paper + (ends - paper) * np.abs(share)).astype(np.uint8)
-
-
-def sequential(values: np.ndarray, low: float, high: float, theme: Theme) -> np.ndarray:
-    """(H, W) numbers from the paper (``low``) to the ink (``high``)."""
-    share = np.clip((np.nan_to_num(values) - low) / max(high - low, 1e-12), 0, 1)[..., None]
-    paper, ink = np.array(rgb(theme.paper), np.float32), np.array(rgb(theme.ink), np.float32)
-    return np.round(paper + (ink - paper) * share).astype(np.uint8)
 
 
 def common_range(*maps: Sequence[Sequence[float]] | np.ndarray | None) -> tuple[float, float]:

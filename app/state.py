@@ -331,11 +331,18 @@ def commit(run: str, record: Mapping[str, Any]) -> dict[str, Any]:
     """Freeze a cut. Made as a defender it reveals the suspect; made with ASR in view it is an oracle's."""
     address = load()
     blind = not revealed(address, run)
-    frozen = {**record, "role": "defender" if blind else "oracle", "suspect": run}
+    before = run in st.session_state.get("looked", set())
+    frozen = {**record, "role": "defender" if blind else "oracle", "suspect": run, "seen_before": before}
     commits()[run] = frozen
     if blind:
         _defended().add(run)
     return frozen
+
+
+def note_seen(run: str, seen: bool) -> None:
+    """Remember that a suspect's ASR was in view, so that the record of a later commitment can say so."""
+    if seen:
+        st.session_state.setdefault("looked", set()).add(run)
 
 
 def cover(run: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import streamlit as st
 
@@ -46,7 +48,9 @@ def render() -> None:
 def _hero(frame: panels.Frame, hero: str, shown: list[str]) -> None:
     name = hero.removeprefix(PREFIX)
     address = state.load()
-    seen = state.revealed(address, hero) if hero == address.run else True
+    # Another suspect's demo: seen as a demo is, unless the person chose to be a defender.
+    seen = state.revealed(replace(address, run=hero))
+    state.note_seen(hero, seen)
     gallery = data.gallery(hero, seen)
     assert gallery is not None
     store = st.session_state

@@ -459,6 +459,8 @@ def _outcome(frame: Frame, record: dict[str, Any], now: data.Present) -> None:
         at = "by hand alone" if record["threshold"] is None else f"at or above {number(record['threshold'])}"
         edits = f", {len(record['edits'])} by hand" if record["edits"] else ""
         panels.note(f"{units(len(record['cut']))} of {count(len(now.cut))}, {at}{edits}, mode {record['mode']}.")
+        if record["role"] == "defender" and record["seen_before"]:
+            panels.note("You had seen this suspect's ASR before; the record says so.")
         if record["cut"] != now.numbers:
             panels.note("The page now shows another cut than this one.")
         files = st.container(horizontal=True, gap="small")
@@ -524,6 +526,7 @@ def _downloads(frame: Frame, record: Mapping[str, Any], value: Mapping[str, Any]
             "suspect_run": frame.suspect.run_id,
             "run": value["run"],
             "role": record["role"],
+            "asr_seen_before": record["seen_before"],
             "score": record["score"],
             "threshold": record["threshold"],
             "edits": record["edits"],

@@ -183,10 +183,17 @@ def test_only_a_defenders_commitment_reveals_and_only_that_suspect(browser: Para
     assert state.commit("demo:badnets", {"cut": [1]})["role"] == "oracle"
     state.go(role="defender")
     assert not state.revealed(state.load())
-    assert state.commit("demo:badnets", {"cut": [1]})["role"] == "defender"
+    assert state.commit("demo:badnets", {"cut": [1]}) == {
+        "cut": [1],
+        "role": "defender",
+        "suspect": "demo:badnets",
+        "seen_before": False,
+    }
+    state.note_seen("demo:badnets", True)
     assert state.revealed(state.load())
     assert not state.revealed(state.load(), "demo:blend")
-    assert state.commit("demo:badnets", {"cut": [2]})["role"] == "oracle"
+    again = state.commit("demo:badnets", {"cut": [2]})
+    assert (again["role"], again["seen_before"]) == ("oracle", True)
     state.cover("demo:badnets")
     assert not state.revealed(state.load())
 
