@@ -58,6 +58,8 @@ def scatter(
         clean, other, layers, theme, colour=scores, colour_label=meaning,
         kind="score" if triggered is None else "triggered", ring=ring, height=height,
     )  # fmt: skip
+    # While the lasso is the drag mode Streamlit takes no clicks; the toolbar has it.
+    drawn.figure["layout"]["dragmode"] = "pan"
     for trace in drawn.figure["data"]:
         if "colorscale" in trace.get("marker", {}):
             trace["marker"].pop("colorbar", None)  # the grid beside it carries the scale

@@ -290,8 +290,8 @@ def _attributed(frame: Frame, question: dict[str, Any], unit: str) -> None:
     value = answer.value or {}
     arrays = {key: _flat(value[key]) for key, _, _ in _KINDS if value.get(key) is not None}
     reach = max((float(np.abs(a).max()) for a in arrays.values()), default=1.0) or 1.0
-    left, right = st.columns([1.1, 1], gap="medium", vertical_alignment="center")
-    with left:
+    left, right = st.columns([1, 1.5], gap="small", vertical_alignment="center")
+    with right:
         cells = [_column(name, key) for _, name, key in _KINDS]
         for key, name, _ in _KINDS:
             if key in arrays:
@@ -302,7 +302,7 @@ def _attributed(frame: Frame, question: dict[str, Any], unit: str) -> None:
         ends = (short(-reach), short(reach)) if arrays else ("", "")
         cells.append(_scale((LESS, frame.theme.paper, MORE), *ends))
         _pairs(cells)
-    with right:
+    with left:
         if answer.value is None:
             panels.waiting(answer, "attributing")
             return
@@ -323,15 +323,14 @@ def _signed(values: np.ndarray, what: str) -> str:
 
 
 def _meaning(frame: Frame, method: str, value: Mapping[str, Any], unit: str) -> str:
+    both = " One scale for both pictures." if value.get("triggered") is not None else ""
     if method != "layer_gradcam":
-        return f"Orange pixels raise the output of {unit}, blue ones lower it. One scale for both pictures."
+        return f"Orange pixels raise the output of {unit}, blue ones lower it.{both}"
     classes, answers = frame.suspect.classes, value.get("answers") or []
     said = [classes[int(a)] for a in answers if int(a) < len(classes)]
-    named = f" ({', '.join(dict.fromkeys(said))})" if said else ""
-    return (
-        f"Orange is where the layer of {unit} speaks for the answer{named}, blue where it speaks against it. "
-        "One scale for both pictures."
-    )
+    named = f" ({', then '.join(dict.fromkeys(said))})" if said else ""
+    layer = unit.rpartition(":")[0]
+    return f"Orange is where {layer} speaks for the answer{named}, blue where it speaks against it.{both}"
 
 
 # --- pieces ----------------------------------------------------------------------------------------------------------

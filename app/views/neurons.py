@@ -175,9 +175,11 @@ def _scatter(frame: Frame, study: data.Study) -> None:
     )
     with st.container(gap="xxsmall"):
         panels.chart(drawn, "scatter", on_select=lambda: _picked(study))
-    _lassoed(study)
-    if not frame.seen:
+    if frame.seen:
+        panels.note("Click a point to see its unit; the lasso in the chart's toolbar takes several.")
+    else:
         st.caption(f":material/lock: The output on triggered pictures is hidden. {panels.WHY_LOCKED}")
+    _lassoed(study)
 
 
 def _activations(frame: Frame, study: data.Study) -> tuple[np.ndarray, np.ndarray | None] | None:
