@@ -186,9 +186,10 @@ def curve(
         "Threshold": [p["threshold"] for p in points],
     }
     for m in measures:
-        table[NAME[m]] = [p.get(m) for p in points]
-        table[f"{NAME[m]} from"] = [p.get(f"{m}_low") for p in points]
-        table[f"{NAME[m]} to"] = [p.get(f"{m}_high") for p in points]
+        for end, words in (("", ""), ("_low", " from"), ("_high", " to")):
+            table[f"{NAME[m]}{words}"] = _rounded(
+                [np.nan if (v := p.get(f"{m}{end}")) is None else v for p in points], 4
+            )
     return Chart(title, alt, figure, table)
 
 

@@ -62,7 +62,7 @@ def from_curve(
     row = dict(exactly) if exactly else interpolate(points, pruned)
     if not follows:
         chip: Chip = "stale"
-        source = "of the threshold alone: hand edits or another mode are not in it"
+        source = "figures of the threshold alone, without hand edits or another mode"
     elif exactly is None:
         chip, source = "estimate", "between measured points of the curve"
     elif n < all_images:

@@ -121,20 +121,22 @@ def _question(frame: Frame, now: data.Present) -> dict[str, Any]:
     return {"kind": "check", "suspect": frame.suspect.name, "cut": now.numbers, "mode": mode}
 
 
+def _of_threshold(frame: Frame, study: data.Study, now: data.Present, follows: bool = True) -> dict[Measure, Reading]:
+    n = int((study.result.get("n") or {}).get("acc") or 2000)
+    every = int((frame.suspect.result.get("n") or {}).get("acc") or n)
+    chosen = study.result.get("chosen")
+    return readings.from_curve(study.points, chosen, now.pruned, n=n, all_images=every, follows=follows)
+
+
 def _from_curve(frame: Frame, study: data.Study, now: data.Present) -> dict[Measure, Reading]:
-    result = study.result
-    n = int((result.get("n") or {}).get("acc") or 2000)
-    follows = not now.edits and state.load().mode == result.get("mode", "scale")
+    follows = not now.edits and state.load().mode == study.result.get("mode", "scale")
     last = st.session_state.get("last-check")
-    found = readings.from_curve(
-        study.points, result.get("chosen"), now.pruned, n=n,
-        all_images=int((frame.suspect.result.get("n") or {}).get("acc") or n), follows=follows,
-    )  # fmt: skip
     if not follows and last is not None and last[0] == frame.suspect.name:
         value = state.redact(last[1], frame.seen)
-        source = f"of another cut, with {units(value['pruned'])} cut; check exactly to replace it"
-        found = readings.from_check(value, frame.suspect.result, "stale", source)
-    return found
+        source = f"figures of another cut, with {units(value['pruned'])} cut; check exactly to replace them"
+        return readings.from_check(value, frame.suspect.result, "stale", source)
+    alone = now if follows else data.present(study, now.threshold, {})
+    return _of_threshold(frame, study, alone, follows)
 
 
 def _readings(frame: Frame, study: data.Study, now: data.Present) -> tuple[dict[Measure, Reading], ask.Answer | None]:
@@ -305,6 +307,14 @@ def _grid(study: data.Study, now: data.Present) -> None:
 
 def _curve(frame: Frame, study: data.Study, now: data.Present) -> None:
     found, _ = _readings(frame, study, now)
+    on_curve, aside = now, ""
+    if found["acc"].chip == "stale":
+        # The sentence is about what the curve shows: the threshold alone.
+        on_curve = data.present(study, now.threshold, {})
+        found = _of_threshold(frame, study, on_curve)
+        aside = " Hand edits are not in the curve." if now.edits else ""
+        if state.load().mode != study.result.get("mode", "scale"):
+            aside += f" The curve was measured in mode {study.result.get('mode', 'scale')}."
     pinned = panels.pinned(state.load())
     store = st.session_state
     against: figures.Against = "threshold" if store.get("against") == "threshold" else "units"
@@ -312,7 +322,7 @@ def _curve(frame: Frame, study: data.Study, now: data.Present) -> None:
         study.points,
         frame.theme,
         total=len(now.cut),
-        pruned=now.pruned,
+        pruned=on_curve.pruned,
         threshold=now.threshold,
         shown={m: r.value for m, r in found.items()},
         before={m: study.points[0].get(m) if found[m].chip != "exact" else frame.suspect.result.get(m) for m in found},
@@ -334,7 +344,7 @@ def _curve(frame: Frame, study: data.Study, now: data.Present) -> None:
     panels.chart(drawn, "curve", title=False)
     words = (
         "Points are measured on test pictures that no policy saw; lines between them are interpolated, bands are "
-        "95\u202f% intervals."
+        "95\u202f% intervals." + aside
     )
     if pinned is not None and against == "units":
         words += f" Thin lines: {pinned[0]}."
