@@ -18,6 +18,7 @@ from app import data, neuron_figures, panels, state
 from app.grid import GridEvent, neuron_grid
 from app.palette import count, number, units
 from app.panels import Frame
+from app.scoring import unscored
 from app.unit_card import POLL, unit_card
 
 #: Units of a lasso that are offered one by one.
@@ -35,7 +36,7 @@ def render() -> None:
         panels.refuse(error, "Score this model again, or get a fresh copy of the demos.")
         return
     if not studies:
-        _unscored(frame)
+        unscored(frame, "Once its units are scored, each of them can be looked at here.")
         return
     if frame.address.score not in studies:
         state.choose_score(next(iter(studies)))
@@ -50,6 +51,8 @@ def render() -> None:
     with right:
         _scatter(frame, study)
         unit_card(frame, studies, study, now, k)
+    if st.session_state.pop("grid-let-go", False):
+        st.rerun()
 
 
 def _chosen(study: data.Study) -> int:
@@ -63,24 +66,6 @@ def _chosen(study: data.Study) -> int:
         k = int(np.argmax(np.where(np.isfinite(study.values), study.values, -np.inf)))
         state.select(data.id_of(study.layers, k), "url")
     return k
-
-
-def _unscored(frame: Frame) -> None:
-    panels.lead("This suspect has no scores yet. Once its units are scored, each of them can be looked at here.")
-    with st.container(border=True):
-        panels.heading(f"Score {frame.suspect.title} with RNP", lines=1)
-        panels.note("RNP needs 500 clean pictures and no trigger. Expect a minute or two; this page updates by itself.")
-        going = any(not status.ended and frame.suspect.name in job.argv for job, status in panels.live_jobs())
-        st.button(
-            "Score this model",
-            type="primary",
-            icon=":material/play_arrow:",
-            disabled=going,
-            on_click=panels.submit,
-            args=(["sweep", frame.suspect.name, "--score", "rnp"], f"Score {frame.suspect.title} with RNP"),
-        )
-        if going:
-            panels.note("It is being scored: the job tray in the sidebar says how far it is.")
 
 
 # --- controls --------------------------------------------------------------------------------------------------------
@@ -130,10 +115,13 @@ def _grid(study: data.Study, now: data.Present, k: int) -> None:
     def changed(event: GridEvent) -> None:
         if event.origin == "select" and event.selected is not None:
             state.select(event.selected, "grid")
+        elif event.origin == "select":
+            # A second click lets go, but the card always has a unit: the grid is given it anew.
+            st.session_state["grid-let-go"] = True
         elif event.origin == "edit":
             state.recut(state.load().thr, event.edits)
 
-    strike = bool(st.session_state.get("strike"))
+    strike, let_go = bool(st.session_state.get("strike")), st.session_state.get("grid-let-go", False)
     unit = data.id_of(study.layers, k)
     alt = (
         f"{study.label} scores of {count(len(study.values))} units in {len(study.layers)} layers. "
@@ -147,7 +135,7 @@ def _grid(study: data.Study, now: data.Present, k: int) -> None:
         study.layers,
         threshold=now.threshold if strike else None,
         edits=now.edits,
-        selected=unit,
+        selected=None if let_go else unit,
         score_label=study.meaning,
         show_histogram=False,
         show_threshold=False,
@@ -175,10 +163,10 @@ def _scatter(frame: Frame, study: data.Study) -> None:
     )
     with st.container(gap="xxsmall"):
         panels.chart(drawn, "scatter", on_select=lambda: _picked(study))
-    if frame.seen:
-        panels.note("Click a point to see its unit; the lasso in the chart's toolbar takes several.")
-    else:
-        st.caption(f":material/lock: The output on triggered pictures is hidden. {panels.WHY_LOCKED}")
+        if frame.seen:
+            panels.note("Click a point to see its unit; the lasso in the chart's toolbar takes several.")
+        else:
+            st.caption(f":material/lock: The output on triggered pictures is hidden. {panels.WHY_LOCKED}")
     _lassoed(study)
 
 

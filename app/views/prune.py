@@ -16,7 +16,8 @@ from app.grid import GridEvent, neuron_grid
 from app.palette import MEASURES, NAME, Measure, count, number, percent, points, units
 from app.panels import Frame
 from app.readings import Reading
-from engine.runs import ask, jobs
+from app.scoring import unscored
+from engine.runs import ask
 
 _POLICIES = {
     "tolerance": ("Tolerance", "default", "The last cut before accuracy on held-out clean pictures falls by 1 point."),
@@ -43,7 +44,7 @@ def render() -> None:
         panels.refuse(error, "Score this model again, or get a fresh copy of the demos.")
         return
     if not studies:
-        _unscored(frame)
+        unscored(frame, "Once its units are scored, you can move a threshold over them.")
         return
     if frame.address.score not in studies:
         state.choose_score(next(iter(studies)))
@@ -79,38 +80,6 @@ def _lead(frame: Frame, study: data.Study) -> None:
             f"Units at or above the line are cut. You have {study.result.get('samples') or 500} clean pictures and no "
             "trigger: judge by accuracy and by the shape of the scores, then commit."
         )
-
-
-# --- no study yet ----------------------------------------------------------------------------------------------------
-
-
-def _unscored(frame: Frame) -> None:
-    panels.lead("This suspect has no scores yet. Once its units are scored, you can move a threshold over them.")
-    with st.container(border=True):
-        panels.heading(f"Score {frame.suspect.title} with RNP", lines=1)
-        panels.note(
-            "RNP makes the network forget 500 clean pictures, then learns which units stand in the way of remembering "
-            "them. It needs no trigger. The curve is measured along the way; expect a minute or two."
-        )
-        going = [job for job, status in panels.live_jobs() if not status.ended and frame.suspect.name in job.argv]
-        if going:
-            st.fragment(_scoring, run_every=1.0)(going[0].id)
-            return
-        st.button(
-            "Score this model",
-            type="primary",
-            icon=":material/play_arrow:",
-            on_click=panels.submit,
-            args=(["sweep", frame.suspect.name, "--score", "rnp"], f"Score {frame.suspect.title} with RNP"),
-        )
-
-
-def _scoring(job: str) -> None:
-    status = jobs.status(job)
-    if status.ended:
-        st.rerun()
-    panels.progress(status)
-    panels.note("This page updates by itself; the job goes on if you leave it, and can be cancelled in the sidebar.")
 
 
 # --- figures of the present cut --------------------------------------------------------------------------------------
