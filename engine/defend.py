@@ -98,7 +98,7 @@ def decide(spec: Scoring, suspect: Suspect, evidence: Evidence) -> Decision:
     if policy.name in ("tolerance", "knee"):
         # Far enough beyond the tolerance that the knee shows and that noise cannot hide a late recovery.
         scores, held_out = cross_fit(
-            score, suspect.model, evidence, policy.folds, spec.mode, give_up=max(0.08, 3 * policy.tolerance)
+            score, suspect.model, evidence, policy.folds, spec.mode, give_up=max(0.1, 2.5 * policy.tolerance)
         )
         count = by_knee(held_out) if policy.name == "knee" else by_tolerance(held_out, policy.tolerance)
         threshold, _ = cut_of(scores.values.numpy(), count)

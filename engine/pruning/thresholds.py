@@ -4,9 +4,11 @@ Four policies never see a trigger: ``tolerance`` (the last cut before held-out a
 tolerance), ``knee`` (where held-out accuracy turns down), ``fixed`` and ``fraction``. ``oracle`` reads ASR on the
 test set and is marked so: it says what a score could do, not what a defender can do.
 
-Held-out accuracy is *cross-fitted*: the defense images are split into folds, the score is computed without each
-fold, and each image is judged under the score that never saw it. So all images are held out once, and none is
-wasted. The final score is the mean over the folds.
+Held-out accuracy is *cross-fitted* and the score is *bagged*: the defense images are split into an even number of
+folds, the score is computed once for each fold from that one and its followers, half of all images, and the final
+score is the mean. Masks learned on one draw of images wipe out a clean class by chance; their mean does not. Each image
+is judged under the mean of the scores that did not see it, so all images are held out and none is wasted. That mean has
+half as many members as the final score, so the measured drop is larger than the final cut's: a cautious estimate.
 """
 
 from __future__ import annotations
@@ -32,11 +34,18 @@ class Policy(Spec):
 
     name: PolicyName = param("tolerance", label="Policy", help="The rule that chooses the threshold.")
     tolerance: float = param(
-        0.01, label="Tolerance", help="Accepted drop of held-out accuracy (a fraction).", ge=0, le=0.5, step=0.005
+        0.045, label="Tolerance", help="Accepted drop of held-out accuracy (a fraction).", ge=0, le=0.5, step=0.005
     )
     threshold: float | None = param(None, label="Threshold", help="Suspicion at or above which units are cut.")
     fraction: float = param(0.05, label="Fraction", help="Share of all units to cut.", ge=0, le=1, step=0.01)
-    folds: int = param(2, label="Folds", help="Parts of the defense images in cross-fitting.", ge=2, le=10, step=1)
+    folds: int = param(
+        4,
+        label="Folds",
+        help="Parts of the defense images in cross-fitting, an even number.",
+        ge=2,
+        le=10,
+        multiple_of=2,
+    )
 
 
 @dataclass(frozen=True)
@@ -82,13 +91,14 @@ def cut_of(values: np.ndarray, count: int) -> tuple[float | None, np.ndarray]:
 def cross_fit(
     score: Score, model: nn.Module, evidence: Evidence, folds: int, mode: Mode, give_up: float
 ) -> tuple[Scores, HeldOut]:
-    """Score a model fold by fold and judge each fold under the score of the others.
+    """Score a model on halves of the images and judge each image under the scores that did not see it.
 
     Args:
+        folds: an even number; one score is computed for each.
         give_up: stop trying larger cuts once a fold's accuracy has fallen by this much.
 
     Returns:
-        The mean score, with the log and the unlearned model of the first fold, and the held-out accuracy.
+        The mean score, with the log and the unlearned model of the first, and the held-out accuracy.
 
     Raises:
         ValueError: if there are fewer than two images per fold.
@@ -97,37 +107,32 @@ def cross_fit(
     if n < 2 * folds:
         raise ValueError(f"expected at least {2 * folds} samples for {folds} folds, got {n}")
     fold_of = torch.arange(n) % folds  # the images come in random order
+    seen_by = [{(first + k) % folds for k in range(folds // 2)} for first in range(folds)]
     found: list[Scores] = []
-    counts: np.ndarray | None = None
-    correct = torch.zeros(0, n, dtype=torch.bool)
-    reached = None
+    for k, seen in enumerate(seen_by):
+
+        def report(what: str, share: float, k: int = k) -> None:
+            evidence.progress(f"score {k + 1} of {folds}, {what}", 0.8 * (k + share) / folds)
+
+        half = images[torch.isin(fold_of, torch.tensor(sorted(seen)))]
+        part = replace(evidence, images=half, seed=evidence.seed * folds + k, progress=report)
+        found.append(score(model, part))
+    values = torch.stack([s.values for s in found])
+    counts = ladder(int((~values[0].isnan()).sum()))
+    correct, reached = torch.zeros(len(counts), n, dtype=torch.bool), len(counts)
     for fold in range(folds):
-
-        def report(what: str, share: float, fold: int = fold) -> None:
-            evidence.progress(f"fold {fold + 1} of {folds}: {what}", (fold + share) / folds)
-
-        part = replace(evidence, images=images[fold_of != fold], seed=evidence.seed * folds + fold, progress=report)
-        scores = score(model, part)
-        found.append(scores)
-        values = scores.values.numpy()
-        if counts is None:
-            counts = ladder(int((~np.isnan(values)).sum()))
-            correct = torch.zeros(len(counts), n, dtype=torch.bool)
-            reached = len(counts)
+        unseen = values[[fold not in seen for seen in seen_by]].mean(0).numpy()
         own = fold_of == fold
-        x, y = images.x[own], images.y[own]
-        assert reached is not None
         for k, count in enumerate(counts[:reached]):
-            _, cut = cut_of(values, int(count))
+            _, cut = cut_of(unseen, int(count))
             with masked(model, torch.from_numpy(cut), mode):
-                hits = evidence.compute.logits(model, x).argmax(1) == y
+                hits = evidence.compute.logits(model, images.x[own]).argmax(1) == images.y[own]
             correct[k, own] = hits
             if float(correct[0, own].float().mean() - hits.float().mean()) > give_up:
                 reached = k + 1
                 break
-    assert counts is not None and reached is not None
-    mean = torch.stack([s.values for s in found]).mean(0)
-    return replace(found[0], values=mean), HeldOut(counts[:reached], correct[:reached])
+        evidence.progress(f"judging on held-out images, part {fold + 1} of {folds}", 0.8 + 0.15 * (fold + 1) / folds)
+    return replace(found[0], values=values.mean(0)), HeldOut(counts[:reached], correct[:reached])
 
 
 def by_tolerance(held_out: HeldOut, tolerance: float) -> int:

@@ -104,14 +104,15 @@ def test_cross_fitting_holds_every_image_out_once(planted: Planted, compute: Com
 
     score = Spy.build(RNP_SETTINGS)
     evidence = Evidence(planted.data.pool, 0, compute)
-    scores, held_out = cross_fit(score, planted.model, evidence, folds=2, mode="scale", give_up=0.5)
+    scores, held_out = cross_fit(score, planted.model, evidence, folds=4, mode="scale", give_up=0.5)
     ids = set(planted.data.pool.ids.tolist())
-    assert seen[0] | seen[1] == ids
-    assert not seen[0] & seen[1]
+    assert len(seen) == 4
+    for image in ids:
+        assert sum(image in part for part in seen) == 2
     assert int(scores.values.argmax()) == planted.unit
     assert held_out.correct.shape == (len(held_out.counts), len(ids))
-    with pytest.raises(ValueError, match="expected at least 4 samples"):
-        cross_fit(score, planted.model, Evidence(planted.data.pool[:3], 0, compute), 2, "scale", 0.5)
+    with pytest.raises(ValueError, match="expected at least 8 samples"):
+        cross_fit(score, planted.model, Evidence(planted.data.pool[:3], 0, compute), 4, "scale", 0.5)
 
 
 @pytest.mark.parametrize("mode", ["scale", "silence"])
