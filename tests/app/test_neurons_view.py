@@ -1,0 +1,392 @@
+"""The Neurons page: figures and words, what a defender gets, and the pictures that select for each other."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import Page, expect
+from streamlit.testing.v1 import AppTest
+
+from app import data, neuron_figures, palette, unit_card
+from engine import demos
+from engine.runs import ask
+from tests.app import fake
+from tests.app.browser import ROOT, server, settle
+from tests.app.test_views import delivered, png, words
+
+MAIN = str(ROOT / "app" / "main.py")
+PAGE = "views/neurons.py"
+#: What the fake worker says of triggered pictures, in every form in which it could be shown.
+SECRET = ("27182", "2.7182", "2.718", "57.7\u202f%", "0.5772", "1.6449", "1.645")
+LAYERS = fake.layers()
+Open = Callable[..., AppTest]
+Worker = list[dict[str, Any]]
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_in_captions() -> None:
+    shown = {0.98421: "0.984", 12.345: "12.3", -0.0896: "\u22120.090", 1234.5: "1234", 0.0: "0", float("nan"): "none"}
+    assert {value: neuron_figures.short(value) for value in shown} == shown
+
+
+def test_where_the_suspicious_units_are() -> None:
+    values = np.zeros(2400)
+    values[LAYERS[-1]["offset"] : LAYERS[-1]["offset"] + 30] = 1.0
+    sentence = neuron_figures.where(values, LAYERS, "RNP")
+    assert sentence.startswith("Of the 30 units that RNP scores highest, 30 are in layer4.1.bn2, which has 11")
+    assert neuron_figures.where(np.zeros(2400), LAYERS, "RNP") == "RNP gives every unit the same score."
+    assert neuron_figures.where(np.full(2400, np.nan), LAYERS, "RNP") == "RNP gives every unit the same score."
+
+
+def test_the_scatter_is_the_same_to_the_byte_and_takes_clicks() -> None:
+    draw = np.random.default_rng(0)
+    clean, stamped, scores = draw.random((3, 2400))
+    scores[:5] = np.nan
+
+    def drawn() -> str:
+        made = neuron_figures.scatter(
+            clean, stamped, scores, LAYERS, palette.LIGHT, meaning="score", ring="bn1:3", height=300
+        )
+        return json.dumps(made.figure, sort_keys=True)
+
+    assert drawn() == drawn()
+    layout = json.loads(drawn())["layout"]
+    # Streamlit drops clicks while a lasso or a box is the drag mode.
+    assert (layout["clickmode"], layout["dragmode"]) == ("event+select", "pan")
+
+
+def test_responses_label_both_curves_and_say_the_means() -> None:
+    hist = {"edges": [0.0, 1.0, 2.0], "clean": [500, 0], "triggered": [100, 400]}
+    chart = neuron_figures.responses(hist, palette.DARK)
+    assert chart.title == "Mean output 0.500 on clean, 1.30 on triggered pictures."
+    assert chart.title in chart.alt
+    assert "500 clean (blue bars)" in chart.alt
+    assert [note["text"] for note in chart.figure["layout"]["annotations"]] == ["<b>clean</b>", "<b>triggered</b>"]
+    alone = neuron_figures.responses({"edges": [0.0, 1.0], "clean": [5], "triggered": None}, palette.LIGHT)
+    assert "triggered" not in json.dumps([alone.title, alone.alt, alone.figure, alone.table]).lower()
+
+
+def test_maps_run_along_cividis_on_one_scale() -> None:
+    pixels = neuron_figures.cividis(np.array([[-1.0, 0.0], [1.0, np.inf]]), -1.0, 1.0)
+    assert tuple(pixels[0, 0]) == palette.rgb(palette.CIVIDIS[0])
+    assert tuple(pixels[1, 0]) == palette.rgb(palette.CIVIDIS[-1])
+    assert pixels.shape == (2, 2, 3)
+    alt = neuron_figures.describe(np.array([[0.0, 2.0], [1.0, 0.5]]), "Feature map of a:1 on the clean picture")
+    assert alt.endswith("2 by 2 positions: from 0 to 2, highest at row 1, column 2.")
+
+
+def test_ranks_and_verdicts() -> None:
+    values = np.array([0.9, 0.5, 0.5, np.nan, 0.1], np.float32)
+    assert [unit_card.rank(values, k) for k in range(5)] == ["1", "=2", "=2", "\u2013", "4"]
+    layers = [{"name": "a", "size": 5, "offset": 0}]
+    study = data.Study("rnp", Path(), "", {"title": "RNP", "oracle": False, "layers": layers}, values)
+
+    def verdict(k: int, thr: float | None, edits: dict[str, str] | None = None) -> tuple[bool, str]:
+        return unit_card.verdict(study, data.present(study, thr, edits or {}), f"a:{k}", k)
+
+    assert verdict(0, 0.5) == (True, ": 0.9 reaches the threshold 0.5.")
+    assert verdict(4, 0.5) == (False, ": 0.1 is below the threshold 0.5.")
+    assert verdict(0, None) == (False, ": nothing is cut by score.")
+    assert verdict(0, 0.5, {"a:0": "spare"}) == (False, " by hand, whatever its score.")
+    assert verdict(3, 0.5)[1] == ": RNP gives it no score, so it is never cut."
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("demos")
+    fake.build(root, {"badnets": fake.Figures(), "clean": fake.Figures(0.934, None, None)})
+    return root
+
+
+def answer(question: dict[str, Any]) -> dict[str, Any]:
+    """What the warm worker would say, with unmistakable figures of triggered pictures."""
+    kind, stamped = question["kind"], question.get("triggered", True) and question["suspect"] != "demo:clean"
+    if kind == "pictures":
+        items = [
+            {
+                "number": n, "truth": n % 10, "clean": png(n), "p_clean": (np.eye(10)[n % 10] * 0.91).tolist(),
+                "triggered": png(100 + n) if stamped else None, "difference": png(200 + n) if stamped else None,
+                "p_triggered": (np.eye(10)[8] * 0.57721).tolist() if stamped else None,
+            }
+            for n in question["numbers"]
+        ]  # fmt: skip
+        return {"items": items}
+    if kind == "unit":
+        hist: dict[str, Any] = {"edges": [0.0, 0.25, 0.5], "clean": [400, 100], "triggered": None}
+        if stamped:
+            hist = {"edges": [0.0, 0.25, 2.7182], "clean": [400, 100], "triggered": [0, 500]}
+        maps = {"map_clean": np.eye(4).tolist(), "map_triggered": np.full((4, 4), 2.7182).tolist() if stamped else None}
+        return {"id": "x", "layer": "y", "hist": hist, **maps}
+    assert kind == "attribution"
+    clean, answers = np.eye(28).tolist(), [3, 8] if stamped else [3]
+    triggered = np.full((28, 28), 1.6449).tolist() if stamped else None
+    return {"method": question["method"], "title": "Way", "clean": clean, "triggered": triggered, "answers": answers}
+
+
+@pytest.fixture
+def worker(shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worker:
+    """A worker that answers at once; the list holds what it was asked."""
+    asked: Worker = []
+    monkeypatch.setattr(demos, "DEMOS", shipped / "demos")
+    monkeypatch.setenv("UNMASK_HOME", str(tmp_path))
+    monkeypatch.setattr(ask, "ask", lambda question, _session: asked.append(json.loads(json.dumps(question))))
+
+    def poll(_session: str, kind: str) -> ask.Answer | None:
+        newest = next((q for q in reversed(asked) if q["kind"] == kind), None)
+        return None if newest is None else ask.Answer(newest, "exact", value=answer(newest))
+
+    monkeypatch.setattr(ask, "poll", poll)
+    return asked
+
+
+@pytest.fixture
+def open_page(worker: Worker) -> Open:
+    def start(**params: str) -> AppTest:
+        at = AppTest.from_file(MAIN, default_timeout=30)
+        at.query_params.update({"run": "demo:badnets", **params})
+        at.run()
+        at.switch_page(PAGE).run()
+        assert not at.exception
+        return at
+
+    return start
+
+
+@pytest.mark.parametrize("role", ["oracle", "defender"])
+def test_the_url_restores_the_page(open_page: Open, role: str) -> None:
+    params = {
+        "run": "demo:badnets", "role": role, "neuron": "layer4.0.bn1:12", "score": "activation", "thr": "0.25",
+        "picture": "8",
+    }  # fmt: skip
+    at = open_page(**params)
+    assert dict(at.query_params) == params
+    card = words(at)
+    assert "layer4.0.bn1:12" in card
+    assert "number 1,132 of 2,400" in card
+    assert "the threshold 0.25." in card
+    assert at.number_input(key="picture-choice").value == 8
+    assert at.segmented_control(key="score-choice").value == "activation"
+    at.button(key="walk Lower").click().run()
+    assert at.query_params["neuron"] != "layer4.0.bn1:12"
+    at.number_input(key="picture-choice").set_value(3).run()
+    assert at.query_params["picture"] == "3"
+
+
+def test_the_most_suspicious_unit_is_shown_until_another_is_chosen(open_page: Open, shipped: Path) -> None:
+    at = open_page()
+    values = data.studies("demo:badnets", True)["rnp"].values
+    top = data.id_of(LAYERS, int(np.argmax(values)))
+    assert at.query_params["neuron"] == top
+    assert at.button(key="walk Higher").disabled
+    at.button(key="walk Lower").click().run()
+    assert at.query_params["neuron"] == data.id_of(LAYERS, int(np.argsort(-values, kind="stable")[1]))
+
+
+@pytest.mark.parametrize("bad", ["layer4.1.bn2:256", "layer9:1", "bn1:-1", "2400", "<b>x</b>"])
+def test_a_bad_id_is_refused_in_one_line(open_page: Open, bad: str) -> None:
+    at = open_page(neuron="bn1:7")
+    at.text_input(key="find").set_value(bad).run()
+    (error,) = at.error
+    assert "\n" not in error.value
+    assert "such as layer4.1.bn2:255 or a number from 0 to 2,399" in error.value
+    assert at.query_params["neuron"] == "bn1:7"
+
+
+def test_a_link_to_a_unit_that_is_not_there_says_so(open_page: Open) -> None:
+    at = open_page(neuron="layer7.0.bn1:3")
+    assert "no unit layer7.0.bn1:3" in at.warning[0].value
+    assert at.query_params["neuron"] != "layer7.0.bn1:3"
+
+
+@pytest.mark.parametrize("role", ["oracle", "defender"])
+@pytest.mark.parametrize("run", ["demo:badnets", "demo:clean"])
+def test_every_picture_is_described_by_its_data(open_page: Open, run: str, role: str) -> None:
+    at = open_page(run=run, role=role, neuron="layer4.1.bn2:9")
+    at.selectbox(key="method").set_value("layer_gradcam").run()
+    assert not at.exception
+    alts = re.findall(r'<img[^>]*alt="([^"]*)"', words(at))
+    both = run == "demo:badnets" and role == "oracle"
+    assert len(alts) == (6 if both else 3)
+    assert all(len(alt) > 40 and re.search(r"\d", alt) for alt in alts)
+    assert any("Feature map of layer4.1.bn2:9 on the clean picture, 4 by 4" in alt for alt in alts)
+    blanks = re.findall(r'class="um-blank" role="img" aria-label="([^"]+)"', words(at))
+    assert len(blanks) == (0 if both else 3)
+    reason = "Hidden until you commit" if role == "defender" else "has no trigger"
+    assert all(reason in blank for blank in blanks)
+    charts = [node.proto for node in at._tree if node.type == "plotly_chart"]
+    assert len(charts) == 2
+    assert all(len(chart.alt) > 60 and re.search(r"\d", chart.alt) for chart in charts)
+    assert len([b for b in at.get("popover") if "View as table" in str(b.proto)]) >= len(charts)
+
+
+def test_the_card_knows_every_score_and_whether_the_cut_takes_the_unit(open_page: Open) -> None:
+    at = open_page(role="oracle")
+    text = words(at)
+    for label in ("RNP", "Activation", "Gradient \u25c7", "TAC \u25c7", "Random"):
+        assert f"<td>{label}</td>" in text
+    assert "<b>Cut</b>" in text
+    at.button(key="card-edit").click().run()
+    assert "<b>Kept</b> by hand" in words(at)
+    assert at.query_params["edits"].endswith("~")
+    at.button(key="card-edit").click().run()
+    assert "edits" not in at.query_params
+
+
+def test_an_attribution_is_computed_on_demand(open_page: Open, worker: Worker) -> None:
+    at = open_page(role="oracle", picture="4", neuron="bn1:5")
+    assert not [q for q in worker if q["kind"] == "attribution"]
+    at.selectbox(key="method").set_value("neuron_gradient").run()
+    (question,) = [q for q in worker if q["kind"] == "attribution"]
+    assert (question["unit"], question["number"], question["method"]) == (5, 4, "neuron_gradient")
+    assert "Orange pixels raise the output of bn1:5" in words(at)
+
+
+def test_nothing_that_needs_the_trigger_reaches_a_defender(open_page: Open, worker: Worker) -> None:
+    at = open_page(role="defender", score="tac", neuron="layer4.1.bn2:9", thr="none")
+    at.selectbox(key="method").set_value("layer_gradcam").run()
+    assert at.segmented_control(key="score-choice").options == ["RNP", "Activation", "Random"]
+    text = delivered(at)
+    assert not [secret for secret in SECRET if secret in text]
+    assert png(100)[:80] not in text
+    for score in ("tac", "unlearning_gradient"):
+        assert fake.SCORES[score][0] not in text
+    triggered = data.studies("demo:badnets", True)["rnp"].triggered
+    assert triggered is not None
+    assert not any(f"{float(value):.4f}" in text for value in np.sort(triggered)[-5:])
+    assert all(q["triggered"] is False for q in worker if q["kind"] in ("unit", "attribution"))
+    # The same page shows it all to the oracle.
+    at.segmented_control(key="role-choice").set_value("oracle").run()
+    assert [secret for secret in SECRET if secret in delivered(at)]
+    assert "TAC \u25c7" in at.segmented_control(key="score-choice").options
+
+
+def test_a_selection_made_in_the_scatter_is_ringed_once_the_chart_is_another_one(open_page: Open) -> None:
+    at = open_page(role="oracle", neuron="bn1:0")
+
+    def rings() -> bool:
+        chart = next(n.proto for n in at._tree if n.type == "plotly_chart" and "triggered pictures" in n.proto.alt)
+        return '"bn1:9"' in chart.spec.split("circle-open")[0].rpartition("customdata")[2]
+
+    at.session_state["scatter"] = {"selection": {"points": [{"customdata": "bn1:9"}]}}
+    at.session_state["origin"] = "scatter"
+    at.session_state["address"] = unit_card.state.replace(at.session_state["address"], neuron="bn1:9")
+    at.run()
+    assert not rings(), "the chart that was clicked must stay as it is"
+    at.segmented_control(key="score-choice").set_value("activation").run()
+    assert rings()
+
+
+def test_an_error_of_the_worker_is_a_line_with_a_way_on(open_page: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    def poll(_session: str, kind: str) -> ask.Answer:
+        question = {"kind": kind, "suspect": "demo:badnets", "cut": [], "mode": "scale"}
+        more = {"unit": 5, "number": 0, "triggered": True} if kind == "unit" else {"numbers": list(range(6))}
+        return ask.Answer({**question, **more}, "error", error="expected a readable checkpoint, got model.safetensors")
+
+    monkeypatch.setattr(ask, "poll", poll)
+    at = open_page(neuron="bn1:5")
+    assert "expected a readable checkpoint" in at.error[0].value.lower()
+    assert "not computed" in words(at)
+    assert at.button(key="again-pictures")
+
+
+def test_an_unscored_suspect_offers_to_score_it(
+    open_page: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.write_suspect(tmp_path / "demos" / "bare", "bare", fake.Figures(), 0)
+    monkeypatch.setattr(demos, "DEMOS", tmp_path / "demos")
+    at = open_page(run="demo:bare")
+    assert any(button.label == "Score this model" for button in at.button)
+
+
+# --- in the browser --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def url(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    home = tmp_path_factory.mktemp("home")
+    with server(MAIN, {"UNMASK_DEMOS": str(shipped / "demos"), "UNMASK_HOME": str(home)}) as address:
+        yield address
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNMASK_HOME", str(home))
+        ask.stop()
+
+
+def selected(page: Page) -> str:
+    found: str = page.locator(".neuron-grid").evaluate("root => root.neuronGrid.ids[root.neuronGrid.selected] ?? null")
+    return found
+
+
+def until(page: Page, unit: str) -> None:
+    """Wait until card, grid and address agree on a unit."""
+    expect(page.locator(".um-unit")).to_have_text(unit, timeout=15_000)
+    settle(page)
+    deadline = time.monotonic() + 10
+    while selected(page) != unit and time.monotonic() < deadline:
+        page.wait_for_timeout(100)
+    assert selected(page) == unit
+    page.wait_for_url(lambda address: f"neuron={unit}" in address.replace("%3A", ":"))
+
+
+@pytest.mark.browser
+def test_grid_scatter_and_card_select_for_each_other(url: str, new_page: Callable[..., Page]) -> None:
+    page = new_page(f"{url}/neurons?run=demo:badnets&neuron=bn1:7")
+    cells = page.locator(".neuron-grid .cells")
+    expect(cells).to_be_visible(timeout=20_000)
+    until(page, "bn1:7")
+
+    def click_cell(unit: str) -> None:
+        cells.scroll_into_view_if_needed()
+        x, y = cells.evaluate(
+            "(canvas, unit) => { const g = canvas.closest('.neuron-grid').neuronGrid;"
+            " const r = g.rectOf(g.ids.indexOf(unit)), c = canvas.getBoundingClientRect();"
+            " return [c.x + r.x + r.w / 2, c.y + r.y + r.h / 2] }",
+            unit,
+        )
+        page.mouse.click(x, y)
+
+    click_cell("layer2.0.bn1:20")
+    until(page, "layer2.0.bn1:20")
+    # A second click on the same cell does not leave the card with a unit that the grid does not show.
+    click_cell("layer2.0.bn1:20")
+    page.wait_for_timeout(800)
+    until(page, "layer2.0.bn1:20")
+
+    # The unit that stands out most in the scatter plot, so that nothing covers it.
+    where = (
+        "([plot, wanted]) => { const l = plot._fullLayout, t = plot.data.find(t => t.customdata && t.x.length > 1);"
+        " let k = wanted === null ? 0 : t.customdata.indexOf(wanted);"
+        " if (wanted === null) t.y.forEach((y, i) => { if (y > t.y[k]) k = i });"
+        " const b = plot.getBoundingClientRect();"
+        " return [t.customdata[k], b.x + l._size.l + l.xaxis.l2p(t.x[k]), b.y + l._size.t + l.yaxis.l2p(t.y[k])] }"
+    )
+    plot = page.locator(".st-key-scatter .js-plotly-plot")
+    page.get_by_test_id("stMain").evaluate("main => main.scrollTo(0, 0)")
+    page.wait_for_timeout(300)
+    unit, x, y = page.evaluate(where, [plot.element_handle(), None])
+    page.mouse.move(x - 8, y - 8)
+    page.mouse.move(x, y)
+    page.wait_for_timeout(300)
+    page.mouse.click(x, y)
+    until(page, unit)
+    # The chart that was clicked keeps its own mark: its specification did not change.
+    marked = plot.evaluate("plot => plot.data.some(t => t.selectedpoints && t.selectedpoints.length === 1)")
+    assert marked
+
+    # And back: the find box moves all of them, the ring included.
+    page.get_by_label("Find a unit").last.fill("layer3.0.bn2:4")
+    page.keyboard.press("Enter")
+    until(page, "layer3.0.bn2:4")
+    ringed = plot.evaluate("plot => plot.data.at(-1).customdata[0]")
+    assert ringed == "layer3.0.bn2:4"
