@@ -42,12 +42,12 @@ class Defense:
 #: Gentler than published: masks are learned while most is still known, in large steps and long enough for accuracy to
 #: come back; on a state that has forgotten everything, they single out units that whole clean classes need.
 RNP_SMALL: dict[str, Any] = {
-    "unlearn_lr": 0.003,
+    "unlearn_lr": 0.002,
     "unlearn_passes": 40,
     "lr_drop": 0,
     "stop_acc": 0.5,
     "recover_acc": 0.84,
-    "mask_lr": 1.0,
+    "mask_lr": 0.25,
     "mask_passes": 14,
     "batch": 62,
     "augment": False,

@@ -6,9 +6,9 @@ test set and is marked so: it says what a score could do, not what a defender ca
 
 Held-out accuracy is *cross-fitted* and the score is *bagged*: the defense images are split into an even number of
 folds, the score is computed once for each fold from that one and its followers, half of all images, and the final
-score is the mean. Masks learned on one draw of images wipe out a clean class by chance; their mean does not. Each image
-is judged under the mean of the scores that did not see it, so all images are held out and none is wasted. That mean has
-half as many members as the final score, so the measured drop is larger than the final cut's: a cautious estimate.
+score combines them (``Score.combine``). Masks learned on one draw of images wipe out a clean class by chance; several
+draws do not. Each image is judged under the scores that did not see it, so all images are held out and none is wasted.
+Half as many scores judge as decide, so the measured drop is larger than the final cut's: a cautious estimate.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Policy(Spec):
 
     name: PolicyName = param("tolerance", label="Policy", help="The rule that chooses the threshold.")
     tolerance: float = param(
-        0.045, label="Tolerance", help="Accepted drop of held-out accuracy (a fraction).", ge=0, le=0.5, step=0.005
+        0.05, label="Tolerance", help="Accepted drop of held-out accuracy (a fraction).", ge=0, le=0.5, step=0.005
     )
     threshold: float | None = param(None, label="Threshold", help="Suspicion at or above which units are cut.")
     fraction: float = param(0.05, label="Fraction", help="Share of all units to cut.", ge=0, le=1, step=0.01)
@@ -98,7 +98,7 @@ def cross_fit(
         give_up: stop trying larger cuts once a fold's accuracy has fallen by this much.
 
     Returns:
-        The mean score, with the log and the unlearned model of the first, and the held-out accuracy.
+        The combined score, with the log and the unlearned model of the first, and the held-out accuracy.
 
     Raises:
         ValueError: if there are fewer than two images per fold.
@@ -121,7 +121,7 @@ def cross_fit(
     counts = ladder(int((~values[0].isnan()).sum()))
     correct, reached = torch.zeros(len(counts), n, dtype=torch.bool), len(counts)
     for fold in range(folds):
-        unseen = values[[fold not in seen for seen in seen_by]].mean(0).numpy()
+        unseen = score.combine(values[[fold not in seen for seen in seen_by]]).numpy()
         own = fold_of == fold
         for k, count in enumerate(counts[:reached]):
             _, cut = cut_of(unseen, int(count))
@@ -132,7 +132,7 @@ def cross_fit(
                 reached = k + 1
                 break
         evidence.progress(f"judging on held-out images, part {fold + 1} of {folds}", 0.8 + 0.15 * (fold + 1) / folds)
-    return replace(found[0], values=values.mean(0)), HeldOut(counts[:reached], correct[:reached])
+    return replace(found[0], values=score.combine(values)), HeldOut(counts[:reached], correct[:reached])
 
 
 def by_tolerance(held_out: HeldOut, tolerance: float) -> int:

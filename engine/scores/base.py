@@ -72,3 +72,7 @@ class Score(Spec):
 
     def run(self, model: nn.Module, evidence: Evidence) -> Scores:
         raise NotImplementedError
+
+    def combine(self, values: Tensor) -> Tensor:
+        """One score from several of the same model on different images, (K, U) -> (U,): the mean."""
+        return values.mean(0)

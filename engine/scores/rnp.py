@@ -77,6 +77,10 @@ class RNP(Score):
         log = {"unlearn": unlearn_log, "recover": recover_log, "forgot": unlearn_log[-1]["acc"] <= self.stop_acc}
         return Scores(1 - mask, native=0.3, unlearned=state, log=log)
 
+    def combine(self, values: Tensor) -> Tensor:
+        """The geometric mean of the suspicions: a unit that one draw of images acquits is not cut for the others."""
+        return (values + 1e-3).log().mean(0).exp().sub(1e-3).clamp_min(0)
+
     def unlearn(self, model: nn.Module, evidence: Evidence) -> tuple[nn.Module, nn.Module, list[dict[str, float]]]:
         """Gradient ascent on the clean loss with every weight free.
 
