@@ -27,11 +27,11 @@ from engine.train import silent
 
 #: Score: trigger, policy, points and test images of its study. Controls get a coarser curve than RNP.
 STUDIES: dict[str, tuple[str, str, int, int]] = {
-    "rnp": ("none", "tolerance", 40, 2000),
-    "activation": ("none", "tolerance", 25, 1000),
-    "unlearning_gradient": ("true", "tolerance", 25, 1000),
-    "tac": ("true", "tolerance", 25, 1000),
-    "random": ("none", "tolerance", 25, 1000),
+    "rnp": ("none", "tolerance", 30, 1000),
+    "activation": ("none", "tolerance", 15, 500),
+    "unlearning_gradient": ("true", "tolerance", 15, 500),
+    "tac": ("true", "tolerance", 15, 500),
+    "random": ("none", "tolerance", 15, 500),
 }
 PICTURES_PER_CLASS = 3
 

@@ -32,7 +32,9 @@ def main() -> None:
     params = dict(pair.split("=", 1) for pair in args.set)
     preset = DEFENSES["rnp"].preset_for(len(suspect.units))
     test = suspect.test_set().head(4000)
-    print(f"# {args.suspect}, preset {preset} {params}, {compute.describe()}, n = 4,000 clean and 4,000 triggered images")
+    print(
+        f"# {args.suspect}, preset {preset} {params}, {compute.describe()}, n = 4,000 clean and 4,000 triggered images"
+    )
     for seed in args.seeds:
         spec = DefendRun.build(suspect=args.suspect, preset=preset, params=params, seed=seed)
         evidence = evidence_for(spec, suspect, compute)
