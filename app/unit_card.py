@@ -232,7 +232,7 @@ def _maps(frame: Frame, questions: Mapping[str, dict[str, Any]], unit: str) -> N
     for key, _, _ in _KINDS:
         cells.append(f'<p class="um-say one">{f"mean {short(float(arrays[key].mean()))}" if key in arrays else ""}</p>')
     cells.append(_scale(CIVIDIS, short(low) if arrays else "", short(high) if arrays else ""))
-    _pairs(cells)
+    _pairs(cells, max(pictures.opened(item["clean"]).shape[:2]) if item else SIDE)
 
 
 def _photo(frame: Frame, item: Mapping[str, Any] | None, key: str, name: str, answer: ask.Answer) -> str:
@@ -301,7 +301,7 @@ def _attributed(frame: Frame, question: dict[str, Any], unit: str) -> None:
                 cells.append(_absent(frame, name, answer))
         ends = (short(-reach), short(reach)) if arrays else ("", "")
         cells.append(_scale((LESS, frame.theme.paper, MORE), *ends))
-        _pairs(cells)
+        _pairs(cells, max((n for a in arrays.values() for n in a.shape), default=SIDE))
     with left:
         if answer.value is None:
             panels.waiting(answer, "attributing")
@@ -336,8 +336,10 @@ def _meaning(frame: Frame, method: str, value: Mapping[str, Any], unit: str) -> 
 # --- pieces ----------------------------------------------------------------------------------------------------------
 
 
-def _pairs(cells: list[str]) -> None:
-    st.html(f'<div class="um-pairs" style="--um-side:{SIDE}px">{"".join(cells)}</div>')
+def _pairs(cells: list[str], pixels: int) -> None:
+    """Two columns, as wide as a whole multiple of a picture's ``pixels``."""
+    side = neuron_figures.fitted(pixels, SIDE)
+    st.html(f'<div class="um-pairs" style="--um-side:{side}px">{"".join(cells)}</div>')
 
 
 def _column(name: str, key: str) -> str:

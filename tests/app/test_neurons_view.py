@@ -80,6 +80,8 @@ def test_maps_run_along_cividis_on_one_scale() -> None:
     assert tuple(pixels[0, 0]) == palette.rgb(palette.CIVIDIS[0])
     assert tuple(pixels[1, 0]) == palette.rgb(palette.CIVIDIS[-1])
     assert pixels.shape == (2, 2, 3)
+    # Whole multiples of 28, 32 and 7 pixels; a large picture is made smaller.
+    assert [neuron_figures.fitted(size, 112) for size in (28, 32, 7, 224)] == [112, 96, 112, 112]
     alt = neuron_figures.describe(np.array([[0.0, 2.0], [1.0, 0.5]]), "Feature map of a:1 on the clean picture")
     assert alt.endswith("2 by 2 positions: from 0 to 2, highest at row 1, column 2.")
 
