@@ -25,13 +25,13 @@ from engine.runs.store import JOURNAL, Run, finished, new_run
 from engine.suspects import Suspect, load_suspect, shares
 from engine.train import silent
 
-#: Score: trigger, policy, points and test images of its study. Controls get a coarser curve than RNP.
+#: Score: trigger, policy, points and test images of its study. Controls get a coarser curve and no cross-fitting.
 STUDIES: dict[str, tuple[str, str, int, int]] = {
     "rnp": ("none", "tolerance", 30, 1000),
-    "activation": ("none", "tolerance", 15, 500),
-    "unlearning_gradient": ("true", "tolerance", 15, 500),
-    "tac": ("true", "tolerance", 15, 500),
-    "random": ("none", "tolerance", 15, 500),
+    "activation": ("none", "fraction", 12, 500),
+    "unlearning_gradient": ("true", "fraction", 12, 500),
+    "tac": ("true", "fraction", 12, 500),
+    "random": ("none", "fraction", 12, 500),
 }
 PICTURES_PER_CLASS = 3
 
@@ -117,10 +117,10 @@ def main(name: str, source: Path) -> None:
     suspect = load_suspect(f"{PREFIX}{name}", compute)
     for defense, (trigger, *_) in STUDIES.items():
         if trigger == "none" or suspect.attack is not None:
-            chosen = study(suspect, defense, compute).result["chosen"]
-            sys.stderr.write(f"{name} {defense}: {chosen}\n")
-    if suspect.attack is not None:
-        gallery(suspect, study(suspect, "rnp", compute), compute)
+            run = study(suspect, defense, compute)
+            sys.stderr.write(f"{name} {defense}: {run.result['chosen']}\n")
+            if defense == "rnp" and suspect.attack is not None:
+                gallery(suspect, run, compute)
 
 
 if __name__ == "__main__":
