@@ -116,7 +116,7 @@ def card(run: Run, facts: dict[str, Any]) -> str:
     """The model card in Markdown."""
     result, repaired = run.result, run.kind == "defend"
     what = "repaired" if repaired else "suspect"
-    rows = [("Clean accuracy (ACC)", "acc"), ("Attack success (ASR)", "asr"), ("Recovered accuracy (RA)", "ra")]
+    rows = [("Clean accuracy (ACC)", "acc"), ("Attack success (ASR)", "asr"), ("Robust accuracy (RA)", "ra")]
     if repaired:
         table = ["| on test images | before | after |", "| --- | --- | --- |"]
         table += [f"| {t} | {_percent(result[k + '_before'])} | {_percent(result[k + '_after'])} |" for t, k in rows]

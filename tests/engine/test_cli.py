@@ -215,7 +215,8 @@ def test_impossible_defense_requests(suspect: Path, tmp_path: Path, capsys: pyte
     assert "100,000" in too_many
     assert "expected a trigger" in refusal(capsys, "defend", str(suspect), "--defense", "tac", "--samples", "40", *out)
     assert "preset" in refusal(capsys, "defend", str(suspect), "--defense", "rnp", "--preset", "huge", *out)
-    assert "tolerance" in refusal(capsys, "defend", str(suspect), "--defense", "rnp", "--samples", "40", "--tolerance", "-1", *out)
+    rnp = ["defend", str(suspect), "--defense", "rnp", "--samples", "40"]
+    assert "tolerance" in refusal(capsys, *rnp, "--tolerance", "-1", *out)
     assert not (tmp_path / "out").exists()
 
 
