@@ -30,6 +30,18 @@ from engine.spec import SCHEMA_VERSION, digest
 MANIFEST = "manifest.json"
 #: Written while a run is going on, and not part of what it found.
 JOURNAL = ("events.jsonl", "log.txt", "job.json")
+#: Files of an unfinished run lie in a folder of this name and the process id.
+PART = ".part-"
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def sha256_of(path: Path) -> str:
@@ -182,7 +194,8 @@ def finished(spec: dict[str, Any], inputs: dict[str, str], out: Path | None = No
             raise ValueError(f"expected {folder} to be empty or to hold the same specification, got another run")
         run.verify()
         return run
-    if folder.is_dir() and any(entry.name not in JOURNAL for entry in folder.iterdir()):
+    # What a killed process left behind (.part-PID) is no one's; the next run of the folder clears it away.
+    if folder.is_dir() and any(e.name not in JOURNAL and not e.name.startswith(PART) for e in folder.iterdir()):
         raise ValueError(f"expected {folder} to be empty or to hold the same specification, got other files")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"expected {folder} to be a folder, got a file")
@@ -198,7 +211,10 @@ def new_run(spec: dict[str, Any], inputs: dict[str, str], out: Path | None = Non
     folder, started = run_folder(spec, inputs, out), time.time()
     created = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".part-{os.getpid()}"
+    for left in folder.glob(f"{PART}*"):
+        if not _alive(left.name.removeprefix(PART)):
+            shutil.rmtree(left, ignore_errors=True)
+    part = folder / f"{PART}{os.getpid()}"
     part.mkdir()
     try:
         draft = Draft(part)

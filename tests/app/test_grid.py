@@ -147,7 +147,7 @@ class Grid:
         self.box = page.locator(".neuron-grid .at input")
         self.cells = page.locator(".neuron-grid .cells")
         self.speech = page.locator(".neuron-grid .speech")
-        expect(self.total).to_contain_text("units cut")
+        expect(self.total).to_contain_text("units")
         page.wait_for_timeout(150)  # the fonts: a second layout follows them
 
     def state(self) -> dict[str, Any]:
