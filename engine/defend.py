@@ -18,7 +18,7 @@ from engine.models.masking import Mode, apply_cut, masked
 from engine.pruning.cut import cut_at
 from engine.pruning.sweep import counts_for, point, sweep
 from engine.pruning.thresholds import HeldOut, Policy, by_knee, by_oracle, by_tolerance, cross_fit, cut_of
-from engine.runs.store import Draft, Run, finished, new_run
+from engine.runs.store import Draft, Run, finished, new_run, open_run, run_folder
 from engine.scores import Evidence, Score, Scores
 from engine.spec import Spec, param
 from engine.suspects import Suspect, layer_rows, shares, weights
@@ -198,9 +198,7 @@ def run_defend(
             "precision": compute.precision,
             "machine": compute.describe(),
         }
-    run = finished(asked, _inputs(suspect), out)
-    assert run is not None
-    return run
+    return open_run(run_folder(asked, _inputs(suspect), out))
 
 
 def run_sweep(
@@ -244,9 +242,7 @@ def run_sweep(
             "precision": compute.precision,
             "machine": compute.describe(),
         }
-    run = finished(asked, _inputs(suspect), out)
-    assert run is not None
-    return run
+    return open_run(run_folder(asked, _inputs(suspect), out))
 
 
 def _measured(
@@ -337,6 +333,4 @@ def commit_cut(
             "precision": compute.precision,
             "machine": compute.describe(),
         }
-    run = finished(asked, _inputs(suspect), out)
-    assert run is not None
-    return run
+    return open_run(run_folder(asked, _inputs(suspect), out))

@@ -21,7 +21,7 @@ from engine.demos import DEMOS, PREFIX
 from engine.metrics import answers
 from engine.models.masking import masked
 from engine.pruning.cut import cut_at
-from engine.runs.store import JOURNAL, Run, finished, new_run
+from engine.runs.store import JOURNAL, Run, finished, new_run, open_run, run_folder
 from engine.suspects import Suspect, load_suspect, shares
 from engine.train import silent
 
@@ -105,9 +105,7 @@ def gallery(suspect: Suspect, rnp: Run, compute: Compute) -> Run:
             **{f"{key}_before": value for key, value in shares(before).items()},
             **{f"{key}_after": value for key, value in shares(after).items()},
         }
-    run = finished(asked, inputs, out)
-    assert run is not None
-    return run
+    return open_run(run_folder(asked, inputs, out))
 
 
 def main(name: str, source: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
@@ -104,18 +103,25 @@ def der(before: Answers, after: Answers) -> float | None:
     return (max(0.0, asr_drop) - max(0.0, acc_drop) + 1) / 2
 
 
-def paired_interval(before: Tensor, after: Tensor, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of mean(before) - mean(after) over the same images, bool (N,) each.
+def _resampled_drops(before: Tensor, after: Tensor, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Bootstrap draws (resamples,) of mean(before) - mean(after) over the same images, bool (N,) each.
 
     A pair's difference is -1, 0 or 1, so resampling images is resampling a trinomial: drawn as counts.
     """
     diff = before.int() - after.int()
-    counts = torch.tensor([(diff == v).sum() for v in (-1, 0, 1)], dtype=torch.float64)
-    n = int(counts.sum())
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(n, (counts / n).numpy(), size=resamples)
-    low, high = np.quantile((drawn[:, 2] - drawn[:, 0]) / n, [0.025, 0.975])
+    n = len(diff)
+    drawn = rng.multinomial(n, np.array([int((diff == v).sum()) for v in (-1, 0, 1)]) / n, size=resamples)
+    return np.asarray((drawn[:, 2] - drawn[:, 0]) / n)
+
+
+def _middle(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
+
+
+def paired_interval(before: Tensor, after: Tensor, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of mean(before) - mean(after) over the same images, bool (N,) each."""
+    return _middle(_resampled_drops(before, after, resamples, np.random.default_rng(seed)))
 
 
 def der_interval(before: Answers, after: Answers, resamples: int = 2000, seed: int = 0) -> tuple[float, float] | None:
@@ -123,12 +129,6 @@ def der_interval(before: Answers, after: Answers, resamples: int = 2000, seed: i
     if before.fooled is None or after.fooled is None:
         return None
     rng = np.random.default_rng(seed)
-    drops = []
-    for b, a in ((before.fooled, after.fooled), (before.correct, after.correct)):
-        diff = b.int() - a.int()
-        shares = np.array([int((diff == v).sum()) for v in (-1, 0, 1)]) / len(diff)
-        drawn = rng.multinomial(len(diff), shares, size=resamples)
-        drops.append((drawn[:, 2] - drawn[:, 0]) / len(diff))
-    values = (np.maximum(0, drops[0]) - np.maximum(0, drops[1]) + 1) / 2
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
+    asr = _resampled_drops(before.fooled, after.fooled, resamples, rng)
+    acc = _resampled_drops(before.correct, after.correct, resamples, rng)
+    return _middle((np.maximum(0, asr) - np.maximum(0, acc) + 1) / 2)

@@ -20,7 +20,7 @@ from engine.metrics import Answers, TestSet, answers
 from engine.models import MODELS, build
 from engine.models.base import Classifier
 from engine.models.neurons import Units, units
-from engine.runs.store import Run, finished, new_run
+from engine.runs.store import Run, finished, new_run, open_run, run_folder
 from engine.spec import Spec, param
 from engine.train import Progress, Training, silent, train
 
@@ -214,6 +214,4 @@ def run_attack(
             "machine": compute.describe(),
             "history": history,
         }
-    run = finished(asked, inputs, out)
-    assert run is not None
-    return run
+    return open_run(run_folder(asked, inputs, out))
