@@ -1,12 +1,27 @@
-"""What a page shows of a suspect without scores: why it is empty, and the button that scores it."""
+"""What a page shows: the chosen score of a suspect, or why there is none and the button that scores it."""
 
 from __future__ import annotations
 
 import streamlit as st
 
-from app import panels
+from app import data, panels, state
 from app.panels import Frame
 from engine.runs import jobs
+
+
+def scored(frame: Frame, promise: str) -> tuple[dict[str, data.Study], data.Study] | None:
+    """The suspect's studies and the chosen one; without any, ``None``, and the page says what to do."""
+    try:
+        studies = data.studies(frame.suspect.name, frame.seen)
+    except ValueError as error:
+        panels.refuse(error, "Score this model again, or get a fresh copy of the demos.")
+        return None
+    if not studies:
+        unscored(frame, promise)
+        return None
+    if frame.address.score not in studies:
+        state.choose_score(next(iter(studies)))
+    return studies, studies[state.load().score]
 
 
 def unscored(frame: Frame, promise: str) -> None:

@@ -18,7 +18,7 @@ from app import data, neuron_figures, panels, state
 from app.grid import GridEvent, neuron_grid
 from app.palette import count, number, units
 from app.panels import Frame
-from app.scoring import unscored
+from app.scoring import scored
 from app.unit_card import POLL, unit_card
 
 #: Units of a lasso that are offered one by one.
@@ -30,17 +30,10 @@ def render() -> None:
     if frame is None:
         return
     st.title("Which neurons carry the backdoor, and what do they respond to?")
-    try:
-        studies = data.studies(frame.suspect.name, frame.seen)
-    except ValueError as error:
-        panels.refuse(error, "Score this model again, or get a fresh copy of the demos.")
+    found = scored(frame, "Once its units are scored, each of them can be looked at here.")
+    if found is None:
         return
-    if not studies:
-        unscored(frame, "Once its units are scored, each of them can be looked at here.")
-        return
-    if frame.address.score not in studies:
-        state.choose_score(next(iter(studies)))
-    study = studies[state.load().score]
+    studies, study = found
     now = data.present(study, state.load().thr, state.load().edited)
     k = _chosen(study)
     _controls(studies, study)

@@ -16,7 +16,7 @@ from app.grid import GridEvent, neuron_grid
 from app.palette import MEASURES, NAME, Measure, count, number, percent, points, units
 from app.panels import Frame
 from app.readings import Reading
-from app.scoring import unscored
+from app.scoring import scored
 from engine.runs import ask
 
 _POLICIES = {
@@ -38,17 +38,10 @@ def render() -> None:
     if frame is None:
         return
     st.title("Where should the threshold go?")
-    try:
-        studies = data.studies(frame.suspect.name, frame.seen)
-    except ValueError as error:
-        panels.refuse(error, "Score this model again, or get a fresh copy of the demos.")
+    found = scored(frame, "Once its units are scored, you can move a threshold over them.")
+    if found is None:
         return
-    if not studies:
-        unscored(frame, "Once its units are scored, you can move a threshold over them.")
-        return
-    if frame.address.score not in studies:
-        state.choose_score(next(iter(studies)))
-    study = studies[state.load().score]
+    studies, study = found
     address = state.load()
     now = data.present(study, address.thr, address.edited)
     _lead(frame, study)
