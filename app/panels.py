@@ -79,27 +79,24 @@ def frame(compare: bool = False) -> Frame | None:
 
 
 def _sidebar(address: Address, listed: Sequence[data.Listed], compare: bool) -> None:
-    store = st.session_state
     titles = {s.name: s.title for s in listed}
-    store["suspect-choice"] = address.run
     st.selectbox(
         "Suspect",
         list(titles),
         format_func=lambda name: titles.get(name, name),
-        key="suspect-choice",
+        key=state.shows("suspect-choice", address.run),
         help="The model under examination.",
-        on_change=lambda: state.choose_run(store["suspect-choice"]),
+        on_change=lambda: state.choose_run(state.shown("suspect-choice")),
     )
-    store["role-choice"] = state.role(address)
     st.segmented_control(
         "View",
         list(ROLES),
         format_func=ROLES.__getitem__,
-        key="role-choice",
+        key=state.shows("role-choice", state.role(address)),
         required=True,
         width="stretch",
         help="A defender has clean pictures only. The oracle also has the trigger and sees what it does.",
-        on_change=lambda: state.change(role=store["role-choice"]),
+        on_change=lambda: state.change(role=state.shown("role-choice")),
     )
     st.caption(_role_sentence(address))
     if compare:
@@ -145,16 +142,14 @@ def pinned(address: Address) -> tuple[str, data.Study] | None:
 
 
 def _pin(address: Address, titles: Mapping[str, str]) -> None:
-    store = st.session_state
     options = pins(address, titles)
-    store["pin-choice"] = address.pin if address.pin in options else None
     st.selectbox(
         "Compare with",
         [None, *options],
         format_func=lambda key: "nothing" if key is None else options.get(key, key),
-        key="pin-choice",
+        key=state.shows("pin-choice", address.pin if address.pin in options else None),
         help="Its curve is drawn thin behind the present one, in the same colours.",
-        on_change=lambda: state.change(pin=store["pin-choice"]),
+        on_change=lambda: state.change(pin=state.shown("pin-choice")),
     )
     here = f"{address.run}~{address.score}"
     st.button(

@@ -196,6 +196,36 @@ def notices() -> list[str]:
     return list(st.session_state.get("notices", []))
 
 
+# --- widgets that show the address ------------------------------------------------------------------------------------
+
+
+def shows(name: str, value: Any) -> str:
+    """The key of a widget that shows ``value`` of the address, however that changed.
+
+    A value that comes from elsewhere (a link, undo, the grid) gets a new key. Under the same one, a browser that has
+    not seen the news yet would report the old value with whatever it sends next, which looks like a choice made there.
+    """
+    store = st.session_state
+    slot = f"{name}:turn"
+    turn = store.setdefault(slot, 0)
+    key = _turned(name, turn)
+    if key in store and store[key] != value:
+        store[slot] = turn + 1
+        key = _turned(name, turn + 1)
+    store[key] = value
+    return key
+
+
+def shown(name: str) -> Any:
+    """What the person chose in that widget, for its callback."""
+    store = st.session_state
+    return store[_turned(name, store[f"{name}:turn"])]
+
+
+def _turned(name: str, turn: int) -> str:
+    return name if not turn else f"{name} {turn}"
+
+
 # --- the selection ---------------------------------------------------------------------------------------------------
 
 

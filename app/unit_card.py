@@ -256,13 +256,11 @@ def _photo(frame: Frame, item: Mapping[str, Any] | None, key: str, name: str, an
 
 
 def _attribution(frame: Frame, unit: str, k: int, at: int) -> None:
-    store = st.session_state
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        store["picture-choice"] = at
         st.number_input(
-            "Test picture", 0, _tests(frame) - 1, key="picture-choice", width=124,
+            "Test picture", 0, _tests(frame) - 1, key=state.shows("picture-choice", at), width=124,
             help="The number of any test picture.",
-            on_change=lambda: state.change(picture=int(store["picture-choice"])),
+            on_change=lambda: state.change(picture=int(state.shown("picture-choice"))),
         )  # fmt: skip
         method = st.selectbox(
             "Which pixels drive it?",

@@ -53,16 +53,14 @@ def _hero(frame: panels.Frame, hero: str, shown: list[str]) -> None:
     state.note_seen(hero, seen)
     gallery = data.gallery(hero, seen)
     assert gallery is not None
-    store = st.session_state
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        store["demo-choice"] = name if hero == address.run else None
         st.segmented_control(
             "Attack",
             shown,
             format_func=lambda key: data.DEMOS[key],
-            key="demo-choice",
+            key=state.shows("demo-choice", name if hero == address.run else None),
             help="Three models, each with a backdoor of another kind.",
-            on_change=lambda: state.choose_run(f"{PREFIX}{store['demo-choice'] or name}", "oracle"),
+            on_change=lambda: state.choose_run(f"{PREFIX}{state.shown('demo-choice') or name}", "oracle"),
         )
         st.space("stretch")
         at = address.picture % len(gallery)

@@ -77,15 +77,14 @@ def _controls(studies: Mapping[str, data.Study], study: data.Study) -> None:
             store["find-error"] = str(error)
 
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium", key="controls"):
-        store["score-choice"] = study.score
         st.segmented_control(
             "Coloured by",
             list(studies),
             format_func=lambda name: studies[name].label + (" \u25c7" if studies[name].oracle else ""),
-            key="score-choice",
+            key=state.shows("score-choice", study.score),
             required=True,
             help="Higher is more suspicious. \u25c7 oracle: this score used the trigger.",
-            on_change=lambda: state.choose_score(store["score-choice"]),
+            on_change=lambda: state.choose_score(state.shown("score-choice")),
         )
         st.toggle(
             "Strike out the cut",
@@ -213,12 +212,11 @@ def _lassoed(study: data.Study) -> None:
     ranked, unit = lasso[1], state.load().neuron
     shown = ranked[:_MOST]
     more = "" if len(ranked) <= _MOST else f", the {_MOST} with the highest scores"
-    store["lasso-choice"] = unit if unit in shown else None
     st.pills(
         f"{count(len(ranked))} units in the lasso{more}",
         shown,
-        key="lasso-choice",
-        on_change=lambda: state.select(store["lasso-choice"] or unit, "find"),
+        key=state.shows("lasso-choice", unit if unit in shown else None),
+        on_change=lambda: state.select(state.shown("lasso-choice") or unit, "find"),
     )
 
 

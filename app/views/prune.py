@@ -186,26 +186,23 @@ def _ask_check(question: dict[str, Any]) -> None:
 
 
 def _controls(frame: Frame, study: data.Study, studies: Mapping[str, data.Study], now: data.Present) -> None:
-    store = st.session_state
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium", key="controls"):
-        store["score-choice"] = study.score
         st.segmented_control(
             "Score",
             list(studies),
             format_func=lambda name: studies[name].label + (" \u25c7" if studies[name].oracle else ""),
-            key="score-choice",
+            key=state.shows("score-choice", study.score),
             required=True,
             help="What the units are ranked by; higher is more suspicious. \u25c7 oracle: this score used the trigger.",
-            on_change=lambda: state.choose_score(store["score-choice"]),
+            on_change=lambda: state.choose_score(state.shown("score-choice")),
         )
         rows = {str(row["policy"]): row for row in study.result.get("policies", [])}
         here = [name for name, row in rows.items() if row["threshold"] == now.threshold and not now.edits]
-        store["policy-choice"] = here[0] if here else None
         st.segmented_control(
             "Go to",
             list(rows),
             format_func=lambda name: _POLICIES.get(name, (name,))[0],
-            key="policy-choice",
+            key=state.shows("policy-choice", here[0] if here else None),
             help=" ".join(f"**{_POLICIES[name][0]}:** {_POLICIES[name][2]}" for name in rows if name in _POLICIES),
             on_change=_go_to,
             args=(rows,),
@@ -221,7 +218,7 @@ def _controls(frame: Frame, study: data.Study, studies: Mapping[str, data.Study]
 
 
 def _go_to(rows: Mapping[str, Mapping[str, Any]]) -> None:
-    name = st.session_state["policy-choice"]
+    name = state.shown("policy-choice")
     if name is not None:
         state.recut(rows[name]["threshold"], {})
 
@@ -349,14 +346,13 @@ def _edits(study: data.Study, now: data.Present) -> None:
             else:
                 _edit_chips(now)
         with right:
-            store["mode-choice"] = state.load().mode
             st.segmented_control(
                 "How a unit is cut",
                 list(_MODES),
                 format_func=_MODES.__getitem__,
-                key="mode-choice",
+                key=state.shows("mode-choice", state.load().mode),
                 required=True,
-                on_change=lambda: state.change(mode=store["mode-choice"]),
+                on_change=lambda: state.change(mode=state.shown("mode-choice")),
             )
             panels.note(
                 "Scale zeroes the normalisation weight and keeps the bias, as RNP does; silence zeroes the output."

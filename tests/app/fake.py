@@ -32,6 +32,12 @@ SCORES = {
 SKILL = {"rnp": 0.9, "activation": 0.35, "tac": 0.98, "unlearning_gradient": 0.95, "random": 0.0}
 
 
+def turned(at: Any, name: str) -> str:
+    """The present key of a widget that :func:`app.state.shows` made, on a page under ``AppTest``."""
+    turn = at.session_state[f"{name}:turn"]
+    return f"{name} {turn}" if turn else name
+
+
 @dataclass(frozen=True)
 class Figures:
     """What a fake suspect measures before a cut; ``constant`` keeps ASR and RA there whatever is cut."""

@@ -120,6 +120,22 @@ def test_from_home_to_the_repaired_model(app: str, new_page: NewPage, tmp_path: 
     assert broken == []
 
 
+def test_undo_in_the_middle_of_a_run_is_the_persons_only_step(loud: str, new_page: NewPage) -> None:
+    page = new_page(f"{loud}/prune?run=demo:badnets")
+    box = page.locator(".neuron-grid .at input")
+    expect(box).to_be_visible(timeout=20_000)
+    for typed in (f"0.{n}" for n in range(31, 39)):
+        settle(page)
+        box.fill(typed)
+        box.press("Enter")
+        # As soon as the address changes, while the script still runs and the browser holds the last run's widgets.
+        page.wait_for_url(re.compile(re.escape(f"thr={typed}")))
+        expect(page.get_by_role("button", name="Undo")).to_be_enabled()
+        page.keyboard.press("Alt+z")
+        page.wait_for_function("() => !location.search.includes('thr=')")
+        expect(page.get_by_role("button", name="Undo")).to_be_disabled()
+
+
 def test_a_defenders_browser_never_receives_what_is_hidden(loud: str, new_page: NewPage) -> None:
     page = new_page(f"{loud}/?run=demo:badnets&role=oracle")
     heard: list[bytes] = []

@@ -178,11 +178,11 @@ def test_the_url_restores_the_page(open_page: Open, role: str) -> None:
     assert "layer4.0.bn1:12" in card
     assert "number 1,132 of 2,400" in card
     assert "the threshold 0.25." in card
-    assert at.number_input(key="picture-choice").value == 8
-    assert at.segmented_control(key="score-choice").value == "activation"
+    assert at.number_input(key=fake.turned(at, "picture-choice")).value == 8
+    assert at.segmented_control(key=fake.turned(at, "score-choice")).value == "activation"
     at.button(key="walk Lower").click().run()
     assert at.query_params["neuron"] != "layer4.0.bn1:12"
-    at.number_input(key="picture-choice").set_value(3).run()
+    at.number_input(key=fake.turned(at, "picture-choice")).set_value(3).run()
     assert at.query_params["picture"] == "3"
 
 
@@ -258,7 +258,7 @@ def test_an_attribution_is_computed_on_demand(open_page: Open, worker: Worker) -
 def test_nothing_that_needs_the_trigger_reaches_a_defender(open_page: Open, worker: Worker) -> None:
     at = open_page(role="defender", score="tac", neuron="layer4.1.bn2:9", thr="none")
     at.selectbox(key="method").set_value("layer_gradcam").run()
-    assert at.segmented_control(key="score-choice").options == ["RNP", "Activation", "Random"]
+    assert at.segmented_control(key=fake.turned(at, "score-choice")).options == ["RNP", "Activation", "Random"]
     text = delivered(at)
     assert not [secret for secret in SECRET if secret in text]
     assert png(100)[:80] not in text
@@ -269,9 +269,9 @@ def test_nothing_that_needs_the_trigger_reaches_a_defender(open_page: Open, work
     assert not any(f"{float(value):.4f}" in text for value in np.sort(triggered)[-5:])
     assert all(q["triggered"] is False for q in worker if q["kind"] in ("unit", "attribution"))
     # The same page shows it all to the oracle.
-    at.segmented_control(key="role-choice").set_value("oracle").run()
+    at.segmented_control(key=fake.turned(at, "role-choice")).set_value("oracle").run()
     assert [secret for secret in SECRET if secret in delivered(at)]
-    assert "TAC \u25c7" in at.segmented_control(key="score-choice").options
+    assert "TAC \u25c7" in at.segmented_control(key=fake.turned(at, "score-choice")).options
 
 
 def test_a_selection_made_in_the_scatter_is_ringed_once_the_chart_is_another_one(open_page: Open) -> None:
@@ -286,7 +286,7 @@ def test_a_selection_made_in_the_scatter_is_ringed_once_the_chart_is_another_one
     at.session_state["address"] = unit_card.state.replace(at.session_state["address"], neuron="bn1:9")
     at.run()
     assert not rings(), "the chart that was clicked must stay as it is"
-    at.segmented_control(key="score-choice").set_value("activation").run()
+    at.segmented_control(key=fake.turned(at, "score-choice")).set_value("activation").run()
     assert rings()
 
 

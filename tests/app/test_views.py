@@ -184,7 +184,7 @@ def test_every_page_is_restored_by_its_url(open_page: Open, view: str) -> None:
 
 def test_the_pages_of_a_link_show_what_it_says(open_page: Open) -> None:
     at = open_page("views/prune.py", run="demo:blend", score="rnp", thr="0.9", neuron="bn1:3")
-    assert at.selectbox(key="suspect-choice").value == "demo:blend"
+    assert at.selectbox(key=fake.turned(at, "suspect-choice")).value == "demo:blend"
     grid = next(p for p in protos(at) if "unmask_neuron_grid" in str(p))
     assert '"threshold":0.9' in str(grid).replace('\\"', '"').replace(" ", "")
     at.switch_page("views/neurons.py").run()
@@ -273,7 +273,7 @@ def test_the_defender_is_not_even_asked_about_triggered_pictures(open_page: Open
 def test_a_suspect_without_a_trigger_looks_the_same_to_a_defender(open_page: Open) -> None:
     at = open_page("views/prune.py", run="demo:clean", role="defender")
     assert strip(at).count("Hidden") == 2
-    at.segmented_control(key="role-choice").set_value("oracle").run()
+    at.segmented_control(key=fake.turned(at, "role-choice")).set_value("oracle").run()
     assert "no trigger" in strip(at)
 
 
@@ -291,15 +291,15 @@ def test_committing_reveals_freezes_and_offers_two_files(open_page: Open, worker
     assert "73.7\u202f%" in words(at)
     assert len(at.get("download_button")) == 2
     # The commitment stays what it was, wherever the line goes afterwards.
-    at.segmented_control(key="policy-choice").set_value("knee").run()
+    at.segmented_control(key=fake.turned(at, "policy-choice")).set_value("knee").run()
     assert len([q for q in worker if q["kind"] == "commit"]) == 1
     assert "at or above 0.5" in words(at)
     # Another suspect is still covered; and this one can be covered again.
-    at.selectbox(key="suspect-choice").set_value("demo:blend").run()
-    at.segmented_control(key="role-choice").set_value("defender").run()
+    at.selectbox(key=fake.turned(at, "suspect-choice")).set_value("demo:blend").run()
+    at.segmented_control(key=fake.turned(at, "role-choice")).set_value("defender").run()
     assert strip(at).count("Hidden") == 2
-    at.selectbox(key="suspect-choice").set_value("demo:badnets").run()
-    at.segmented_control(key="role-choice").set_value("defender").run()
+    at.selectbox(key=fake.turned(at, "suspect-choice")).set_value("demo:badnets").run()
+    at.segmented_control(key=fake.turned(at, "role-choice")).set_value("defender").run()
     assert "Hidden" not in strip(at)
     at.button(key="cover").click().run()
     assert strip(at).count("Hidden") == 2
@@ -310,7 +310,7 @@ def test_what_an_oracle_saved_does_not_reveal_anything_to_the_defender(open_page
     at.button(key="commit").click().run()
     assert [q["role"] for q in worker if q["kind"] == "commit"] == ["oracle"]
     assert len(at.get("download_button")) == 2
-    at.segmented_control(key="role-choice").set_value("defender").run()
+    at.segmented_control(key=fake.turned(at, "role-choice")).set_value("defender").run()
     assert strip(at).count("Hidden") == 2
     assert not at.get("download_button")
     assert not any(number in delivered(at) for number in FORBIDDEN)
@@ -350,7 +350,7 @@ def test_a_unit_that_is_not_there_is_refused_with_an_example(open_page: Open) ->
 def test_checking_every_cut_asks_by_itself(open_page: Open, worker: Worker) -> None:
     at = open_page("views/prune.py", run="demo:badnets")
     at.toggle(key="check-always").set_value(True).run()
-    at.segmented_control(key="policy-choice").set_value("knee").run()
+    at.segmented_control(key=fake.turned(at, "policy-choice")).set_value("knee").run()
     checks = [q for q in worker if q["kind"] == "check"]
     assert len(checks) == 2
     assert len(checks[0]["cut"]) < len(checks[1]["cut"])
@@ -397,7 +397,7 @@ def test_a_suspect_without_scores_offers_to_be_scored(
     folder.parent.mkdir()
     fake.write_suspect(folder, "mine", fake.Figures(0.9, 0.737373, 0.262626), 9)
     at = open_page("views/prune.py", run=str(folder))
-    assert at.segmented_control(key="role-choice").value == "defender"
+    assert at.segmented_control(key=fake.turned(at, "role-choice")).value == "defender"
     started: list[list[str]] = []
     monkeypatch.setattr("engine.runs.jobs.submit", lambda argv, label: started.append(argv) or label)
     at.button[[b.label for b in at.button].index("Score this model")].click().run()
@@ -427,7 +427,7 @@ def test_home_changes_the_answers_with_the_cut_and_turns_the_pictures(open_page:
     at.button(key="next").click().run()
     assert words(at) != before
     assert at.query_params["picture"] == "1"
-    at.segmented_control(key="demo-choice").set_value("blend").run()
+    at.segmented_control(key=fake.turned(at, "demo-choice")).set_value("blend").run()
     assert at.query_params["run"] == "demo:blend"
     assert at.query_params["role"] == "oracle"
 
