@@ -34,7 +34,7 @@ class Policy(Spec):
 
     name: PolicyName = param("tolerance", label="Policy", help="The rule that chooses the threshold.")
     tolerance: float = param(
-        0.05, label="Tolerance", help="Accepted drop of held-out accuracy (a fraction).", ge=0, le=0.5, step=0.005
+        0.035, label="Tolerance", help="Accepted drop of held-out accuracy (a fraction).", ge=0, le=0.5, step=0.005
     )
     threshold: float | None = param(None, label="Threshold", help="Suspicion at or above which units are cut.")
     fraction: float = param(0.05, label="Fraction", help="Share of all units to cut.", ge=0, le=1, step=0.01)

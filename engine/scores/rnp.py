@@ -56,12 +56,20 @@ class RNP(Score):
         le=1,
         step=0.05,
     )
-    recover_acc: float | None = param(
-        None,
-        label="Recover at accuracy",
-        help="Learn the masks on the first state this bad, while unlearning goes on; none: the last, as published.",
+    temperature: float = param(
+        1.0,
+        label="Temperature",
+        help="Of the unlearning loss; above 1, images the network is sure of count too.",
+        ge=1,
+        le=20,
+        step=0.5,
+    )
+    skip: float = param(
+        0.0,
+        label="Skip layers",
+        help="Share of the layers, from the input, whose masks stay 1: what they compute serves every class.",
         ge=0,
-        le=1,
+        lt=1,
         step=0.05,
     )
     mask_lr: float = param(0.2, label="Mask rate", help="SGD rate of the masks.", gt=0, le=10)
@@ -71,9 +79,10 @@ class RNP(Score):
     augment: bool = param(True, label="Augment", help="Random shift and flip, as in the official code.")
 
     def run(self, model: nn.Module, evidence: Evidence) -> Scores:
-        unlearned, half_way, unlearn_log = self.unlearn(model, evidence)
+        unlearned, unlearn_log = self.unlearn(model, evidence)
         state = {k: v.detach().cpu().clone() for k, v in unlearned.state_dict().items()}
-        mask, recover_log = self.recover(half_way, evidence)
+        mask, recover_log = self.recover(unlearned, evidence)
+        mask[: self._first(model)] = torch.nan
         log = {"unlearn": unlearn_log, "recover": recover_log, "forgot": unlearn_log[-1]["acc"] <= self.stop_acc}
         return Scores(1 - mask, native=0.3, unlearned=state, log=log)
 
@@ -81,14 +90,17 @@ class RNP(Score):
         """The geometric mean of the suspicions: a unit that one draw of images acquits is not cut for the others."""
         return (values + 1e-3).log().mean(0).exp().sub(1e-3).clamp_min(0)
 
-    def unlearn(self, model: nn.Module, evidence: Evidence) -> tuple[nn.Module, nn.Module, list[dict[str, float]]]:
+    def _first(self, model: nn.Module) -> int:
+        """The first unit that has a mask."""
+        layers = units(model).layers
+        return layers[int(self.skip * len(layers))].offset
+
+    def unlearn(self, model: nn.Module, evidence: Evidence) -> tuple[nn.Module, list[dict[str, float]]]:
         """Gradient ascent on the clean loss with every weight free.
 
         Returns:
-            The unlearned copy, the state on which masks are learned (the same unless ``recover_acc`` is set), and loss
-            and accuracy per pass.
+            The unlearned copy, with loss and accuracy per pass.
         """
-        half_way: nn.Module | None = None
         model = evidence.compute.model(copy.deepcopy(model)).train()
         optimizer = torch.optim.SGD(
             model.parameters(), lr=self.unlearn_lr, momentum=0.9, weight_decay=self.weight_decay
@@ -101,11 +113,12 @@ class RNP(Score):
             for x, y in self._batches(evidence, rng):
                 with evidence.compute.autocast():
                     logits = model(x).float()
-                loss = F.cross_entropy(logits, y)
+                # Times the temperature, so that the rate means the same at every one.
+                loss = self.temperature * F.cross_entropy(logits / self.temperature, y)
                 optimizer.zero_grad()
                 (-loss).backward()
                 optimizer.step()
-                loss_sum += float(loss.detach()) * len(y)
+                loss_sum += float(F.cross_entropy(logits.detach(), y)) * len(y)
                 right += int((logits.detach().argmax(1) == y).sum())
                 seen += len(y)
             schedule.step()
@@ -113,11 +126,9 @@ class RNP(Score):
             evidence.progress(
                 f"unlearning, pass {turn + 1}: accuracy {right / seen:.0%}", (turn + 1) / self.unlearn_passes
             )
-            if half_way is None and self.recover_acc is not None and right / seen <= self.recover_acc:
-                half_way = copy.deepcopy(model)
             if right / seen <= self.stop_acc:
                 break
-        return model, half_way or model, log
+        return model, log
 
     def recover(self, unlearned: nn.Module, evidence: Evidence) -> tuple[Tensor, list[dict[str, float]]]:
         """Learn one mask per filter on the frozen unlearned model; returns masks (U,) in [0, 1] and loss per pass.
@@ -127,7 +138,7 @@ class RNP(Score):
         model = copy.deepcopy(unlearned).train().requires_grad_(False)
         mask = torch.ones(len(units(model)), device=evidence.compute.torch_device, requires_grad=True)
         optimizer = torch.optim.SGD([mask], lr=self.mask_lr, momentum=0.9)
-        rng = evidence.rng("recover")
+        rng, first = evidence.rng("recover"), self._first(model)
         log: list[dict[str, float]] = []
         for turn in range(self.mask_passes):
             loss_sum, right, seen = 0.0, 0, 0
@@ -140,6 +151,7 @@ class RNP(Score):
                 optimizer.step()
                 with torch.no_grad():
                     mask.clamp_(0, 1)
+                    mask[:first] = 1
                 loss_sum += float(loss.detach()) * len(y)
                 right += int((logits.detach().argmax(1) == y).sum())
                 seen += len(y)

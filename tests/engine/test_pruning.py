@@ -115,6 +115,23 @@ def test_cross_fitting_holds_every_image_out_once(planted: Planted, compute: Com
         cross_fit(score, planted.model, Evidence(planted.data.pool[:3], 0, compute), 4, "scale", 0.5)
 
 
+def test_one_bad_part_does_not_end_the_held_out_curve(planted: Planted, compute: Compute) -> None:
+    # All images of the first class in one of four parts: a cut that ruins that class ruins the part, not the whole.
+    pool = planted.data.pool
+    order = torch.argsort(pool.y, stable=True)
+    quarter = len(order) // 4
+    mixed = torch.stack([order[part * quarter : (part + 1) * quarter] for part in range(4)]).T.flatten()
+    evidence = Evidence(pool[mixed], 0, compute)
+    score = SCORES["random"].build()
+    _, patient = cross_fit(score, planted.model, evidence, folds=4, mode="scale", give_up=1.0)
+    by_part = torch.stack([(patient.correct[0] & ~hits).view(-1, 4).float().mean(0) for hits in patient.correct])
+    worst, pooled = by_part.max(1).values.numpy(), patient.drops
+    limit = float(pooled.max()) + 0.01
+    assert worst.max() > limit  # some part alone would have given up
+    _, held_out = cross_fit(score, planted.model, evidence, folds=4, mode="scale", give_up=limit)
+    assert len(held_out.counts) == len(patient.counts)
+
+
 @pytest.mark.parametrize("mode", ["scale", "silence"])
 def test_sweep_equals_brute_force(mode: str, planted: Planted, compute: Compute) -> None:
     values = SCORES["random"].build()(planted.model, Evidence(planted.data.pool, 3, compute)).values.numpy()

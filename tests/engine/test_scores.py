@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from engine.compute import Compute
+from engine.models.neurons import units
 from engine.scores import SCORES, Evidence
 from tests.tiny import RNP_SETTINGS, Planted
 
@@ -47,6 +48,26 @@ def test_activation_scope_leaves_other_layers_out(planted: Planted, compute: Com
     values = SCORES["activation"].build()(planted.model, evidence(planted, compute)).values
     assert values.isnan().any()
     assert not values.isnan().all()
+
+
+def test_rnp_gives_skipped_layers_no_score(planted: Planted, compute: Compute) -> None:
+    table = units(planted.model)
+    score = SCORES["rnp"].build(RNP_SETTINGS, skip=0.5)
+    first = table.layers[len(table.layers) // 2].offset
+    values = score(planted.model, evidence(planted, compute, trigger=False)).values
+    assert values[:first].isnan().all()
+    assert not values[first:].isnan().any()
+
+
+def test_temperature_lets_images_count_that_the_network_is_sure_of(planted: Planted, compute: Compute) -> None:
+    def losses(temperature: float) -> list[float]:
+        score = SCORES["rnp"].build(RNP_SETTINGS, temperature=temperature, stop_acc=0.0, unlearn_passes=3)
+        found = score(planted.model, evidence(planted, compute, trigger=False))
+        return [row["loss"] for row in found.log["unlearn"]]
+
+    plain, warm = losses(1.0), losses(3.0)
+    assert all(np.isfinite([*plain, *warm]))
+    assert warm[-1] > plain[-1]  # the same rate goes further
 
 
 def test_rnp_unlearns_until_it_has_forgotten(planted: Planted, compute: Compute) -> None:
