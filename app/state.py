@@ -158,7 +158,7 @@ def go(**changes: Any) -> Address:
 def fill_in(run: str, notice: str | None = None) -> Address:
     """Choose the suspect for a link that names none, or one that is not there; what was wrong stays on the page."""
     wrong = [*notices(), *([notice] if notice else [])]
-    choose_run(run)
+    choose_run(run, load().role)
     st.session_state.notices = wrong
     return load()
 

@@ -20,7 +20,7 @@ from engine.pruning.sweep import counts_for, point, sweep
 from engine.pruning.thresholds import HeldOut, Policy, by_knee, by_oracle, by_tolerance, cross_fit, cut_of
 from engine.runs.store import Draft, Run, finished, new_run, open_run, run_folder
 from engine.scores import Evidence, Score, Scores
-from engine.spec import Spec, param
+from engine.spec import Spec, digest, param
 from engine.suspects import Suspect, layer_rows, shares, weights
 from engine.train import Progress, silent
 
@@ -160,8 +160,10 @@ def _store_cut(draft: Draft, suspect: Suspect, cut: np.ndarray, mode: Mode, comp
     }
 
 
-def _inputs(suspect: Suspect) -> dict[str, str]:
-    return {"suspect": suspect.hash}
+def _inputs(suspect: Suspect, spec: Scoring | None = None) -> dict[str, str]:
+    """What a result depends on besides its specification; a preset's name does not say what it holds."""
+    preset = DEFENSES[spec.defense].presets.get(spec.preset, {}) if spec else {}
+    return {"suspect": suspect.hash, **({"preset": digest(preset)} if preset else {})}
 
 
 def run_defend(
@@ -171,9 +173,9 @@ def run_defend(
     asked = spec.model_dump(mode="json")
     score = build_score(spec)
     evidence = evidence_for(spec, suspect, compute, progress)
-    if known := finished(asked, _inputs(suspect), out):
+    if known := finished(asked, _inputs(suspect, spec), out):
         return known
-    with new_run(asked, _inputs(suspect), out) as draft:
+    with new_run(asked, _inputs(suspect, spec), out) as draft:
         decision = decide(spec, suspect, evidence)
         progress("measuring the repaired model on the test set", 0.95)
         measured = _store_cut(draft, suspect, decision.cut, spec.mode, compute)
@@ -198,7 +200,7 @@ def run_defend(
             "precision": compute.precision,
             "machine": compute.describe(),
         }
-    return open_run(run_folder(asked, _inputs(suspect), out))
+    return open_run(run_folder(asked, _inputs(suspect, spec), out))
 
 
 def run_sweep(
@@ -208,9 +210,9 @@ def run_sweep(
     asked = spec.model_dump(mode="json")
     score = build_score(spec)
     evidence = evidence_for(spec, suspect, compute, progress)
-    if known := finished(asked, _inputs(suspect), out):
+    if known := finished(asked, _inputs(suspect, spec), out):
         return known
-    with new_run(asked, _inputs(suspect), out) as draft:
+    with new_run(asked, _inputs(suspect, spec), out) as draft:
         decision = decide(spec, suspect, evidence)
         scores, values = decision.scores, decision.scores.values.numpy()
         test = suspect.test_set().head(spec.test_samples)
@@ -242,7 +244,7 @@ def run_sweep(
             "precision": compute.precision,
             "machine": compute.describe(),
         }
-    return open_run(run_folder(asked, _inputs(suspect), out))
+    return open_run(run_folder(asked, _inputs(suspect, spec), out))
 
 
 def _measured(

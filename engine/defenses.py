@@ -42,13 +42,15 @@ class Defense:
 #: Two things differ from the published settings besides the rates. At temperature 1 the few images that a quickly
 #: trained network already gets wrong steer the unlearning, and it ends in whichever class they are confused with; at 3
 #: all images push, and it ends in the backdoor's target. The first half of the layers is skipped: masks there mend the
-#: unlearned network best, but what they cut every clean class needs.
+#: unlearned network best, but what they cut every clean class needs. Masks are learned while most is still known;
+#: unlearning then goes on until the backdoor's label shows.
 RNP_SMALL: dict[str, Any] = {
     "unlearn_lr": 0.0007,
     "unlearn_passes": 40,
     "lr_drop": 0,
     "temperature": 3.0,
-    "stop_acc": 0.8,
+    "stop_acc": 0.4,
+    "recover_acc": 0.8,
     "skip": 0.5,
     "mask_lr": 1.0,
     "mask_passes": 14,

@@ -20,7 +20,11 @@ from app.scoring import scored
 from engine.runs import ask
 
 _POLICIES = {
-    "tolerance": ("Tolerance", "default", "The last cut before accuracy on held-out clean pictures falls by more than the tolerance."),
+    "tolerance": (
+        "Tolerance",
+        "default",
+        "The last cut before held-out accuracy falls by more than the tolerance.",
+    ),
     "knee": ("Knee", "knee", "Where held-out clean accuracy starts to fall fast."),
     "native": ("Paper", "paper", "The threshold of the score's own paper."),
     "oracle": (

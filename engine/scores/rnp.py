@@ -64,6 +64,14 @@ class RNP(Score):
         le=20,
         step=0.5,
     )
+    recover_acc: float | None = param(
+        None,
+        label="Recover at accuracy",
+        help="Learn the masks on the first state this bad, while unlearning goes on; none: the last, as published.",
+        ge=0,
+        le=1,
+        step=0.05,
+    )
     skip: float = param(
         0.0,
         label="Skip layers",
@@ -79,9 +87,9 @@ class RNP(Score):
     augment: bool = param(True, label="Augment", help="Random shift and flip, as in the official code.")
 
     def run(self, model: nn.Module, evidence: Evidence) -> Scores:
-        unlearned, unlearn_log = self.unlearn(model, evidence)
+        unlearned, half_way, unlearn_log = self.unlearn(model, evidence)
         state = {k: v.detach().cpu().clone() for k, v in unlearned.state_dict().items()}
-        mask, recover_log = self.recover(unlearned, evidence)
+        mask, recover_log = self.recover(half_way, evidence)
         mask[: self._first(model)] = torch.nan
         log = {"unlearn": unlearn_log, "recover": recover_log, "forgot": unlearn_log[-1]["acc"] <= self.stop_acc}
         return Scores(1 - mask, native=0.3, unlearned=state, log=log)
@@ -95,12 +103,14 @@ class RNP(Score):
         layers = units(model).layers
         return layers[int(self.skip * len(layers))].offset
 
-    def unlearn(self, model: nn.Module, evidence: Evidence) -> tuple[nn.Module, list[dict[str, float]]]:
+    def unlearn(self, model: nn.Module, evidence: Evidence) -> tuple[nn.Module, nn.Module, list[dict[str, float]]]:
         """Gradient ascent on the clean loss with every weight free.
 
         Returns:
-            The unlearned copy, with loss and accuracy per pass.
+            The unlearned copy, the state on which masks are learned (the same unless ``recover_acc`` is set), and loss
+            and accuracy per pass.
         """
+        half_way: nn.Module | None = None
         model = evidence.compute.model(copy.deepcopy(model)).train()
         optimizer = torch.optim.SGD(
             model.parameters(), lr=self.unlearn_lr, momentum=0.9, weight_decay=self.weight_decay
@@ -126,9 +136,11 @@ class RNP(Score):
             evidence.progress(
                 f"unlearning, pass {turn + 1}: accuracy {right / seen:.0%}", (turn + 1) / self.unlearn_passes
             )
+            if half_way is None and self.recover_acc is not None and right / seen <= self.recover_acc:
+                half_way = copy.deepcopy(model)
             if right / seen <= self.stop_acc:
                 break
-        return model, log
+        return model, half_way or model, log
 
     def recover(self, unlearned: nn.Module, evidence: Evidence) -> tuple[Tensor, list[dict[str, float]]]:
         """Learn one mask per filter on the frozen unlearned model; returns masks (U,) in [0, 1] and loss per pass.

@@ -191,6 +191,12 @@ def test_the_pages_of_a_link_show_what_it_says(open_page: Open) -> None:
     assert "bn1:3" in words(at)
 
 
+def test_a_link_without_a_suspect_keeps_its_role(open_page: Open) -> None:
+    at = open_page("views/prune.py", role="defender")
+    assert at.selectbox(key=fake.turned(at, "suspect-choice")).value is not None
+    assert at.segmented_control(key=fake.turned(at, "role-choice")).value == "defender"
+
+
 def test_nonsense_in_a_link_is_one_line_and_the_page_goes_on(open_page: Open) -> None:
     at = open_page("views/prune.py", run="demo:nobody", thr="x", neuron="<script>")
     lines = [w.value for w in at.warning]
