@@ -14,6 +14,7 @@ import argparse
 import statistics
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -101,9 +102,9 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     args = parser.parse_args()
     compute = Compute()
-    names: list[str] = args.suspects
+    names: Iterable[str] = args.suspects
     if args.unseen:
-        names = [str(Path(unseen(seed, compute).folder)) for seed in UNSEEN_SEEDS]
+        names = (str(Path(unseen(seed, compute).folder)) for seed in UNSEEN_SEEDS)
     print(
         f"# {compute.describe()}; n = 10,000 clean and 9,000 triggered test images; intervals 95 %; controls n = 2,000"
     )
