@@ -206,11 +206,15 @@ class Archive:
         if local[:4] != _LOCAL or self._at(header + 30, name_n) != raw or l_method != method:
             raise Refused(f"expected the header of {_shown(checked_name(raw))} to repeat the directory, got another")
         if (l_flags ^ flags) & (_ENCRYPTED | _DESCRIPTOR):
-            raise Refused(f"expected the header of {_shown(checked_name(raw))} to repeat the directory, got other flags")
+            raise Refused(
+                f"expected the header of {_shown(checked_name(raw))} to repeat the directory, got other flags"
+            )
         # With a descriptor behind the data, and in 64-bit entries, the fields here are empty.
         for told, known in ((l_packed, packed), (l_size, size), (l_crc, crc)):
             if told != known and not (flags & _DESCRIPTOR and told == 0) and told != 0xFFFFFFFF:
-                raise Refused(f"expected the header of {_shown(checked_name(raw))} to repeat the directory, got other sizes")
+                raise Refused(
+                    f"expected the header of {_shown(checked_name(raw))} to repeat the directory, got other sizes"
+                )
         return header + 30 + name_n + extra_n
 
 

@@ -206,7 +206,9 @@ def _checked(tensor: Tensor, count: int) -> Tensor:
     """A tensor whose every element lies in its storage of ``count`` elements, and which repeats none of them."""
     shape, stride = tensor.shape, tensor.stride
     if len(shape) != len(stride) or len(shape) > MAX_DIMS:
-        raise Refused(f"expected a stride for each of at most {MAX_DIMS} dimensions, got {len(shape)} and {len(stride)}")
+        raise Refused(
+            f"expected a stride for each of at most {MAX_DIMS} dimensions, got {len(shape)} and {len(stride)}"
+        )
     numel = math.prod(shape)
     last = tensor.offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True)) if numel else tensor.offset - 1
     if numel > count or last >= count or tensor.offset > count:
@@ -277,7 +279,10 @@ def describe(value: Any) -> dict[str, Any]:
     if type(value) is float and not math.isfinite(value):
         return {"type": "float", "value": str(value)}
     if value is None or type(value) in (bool, int, float):
-        return {"type": type(value).__name__, "value": value if type(value) is not int or abs(value) < 2**53 else hex(value)}
+        return {
+            "type": type(value).__name__,
+            "value": value if type(value) is not int or abs(value) < 2**53 else hex(value),
+        }
     if type(value) is str:
         return {"type": "str", "value": value if len(value) <= 200 else value[:197] + "..."}
     if type(value) is bytes:

@@ -76,9 +76,7 @@ def describe(source: BinaryIO, size: int, target: BinaryIO | None) -> dict[str, 
     return document
 
 
-def _read(
-    source: BinaryIO, size: int, target: BinaryIO | None, document: dict[str, Any], names: set[str]
-) -> None:
+def _read(source: BinaryIO, size: int, target: BinaryIO | None, document: dict[str, Any], names: set[str]) -> None:
     if document["format"] == "safetensors":
         tensors, metadata = formats.safetensors(source, size)
         document["content"] = [{"path": k[:200], "type": "str", "value": v[:200]} for k, v in metadata.items()][:200]

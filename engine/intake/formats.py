@@ -32,14 +32,24 @@ def sniff(file: BinaryIO) -> str:
         return "tar"
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "pickle"
-    kinds = ((b"\x89HDF", "hdf5"), (b"\x1f\x8b", "gzip"), (b"\x93NUMPY", "npy"), (b"7z\xbc\xaf", "7z"), (b"GGUF", "gguf"))
+    kinds = (
+        (b"\x89HDF", "hdf5"),
+        (b"\x1f\x8b", "gzip"),
+        (b"\x93NUMPY", "npy"),
+        (b"7z\xbc\xaf", "7z"),
+        (b"GGUF", "gguf"),
+    )
     return next((name for magic, name in kinds if head.startswith(magic)), "unknown" if head else "empty")
 
 
 def refuse(kind: str) -> Refused:
     """The line that refuses a kind of file which is not read."""
     if kind in ("torch-legacy", "tar", "pickle"):
-        what = {"torch-legacy": "torch's legacy format", "tar": "torch's oldest format or a tar", "pickle": "a bare pickle"}
+        what = {
+            "torch-legacy": "torch's legacy format",
+            "tar": "torch's oldest format or a tar",
+            "pickle": "a bare pickle",
+        }
         return Refused(f"expected a torch zip checkpoint or safetensors, got {what[kind]}; {_CONVERT}")
     if kind == "torchscript":
         hint = "load it in a sandbox of your own and save its state_dict() with torch.save"

@@ -171,7 +171,11 @@ class _Machine:
         if type(value) not in _KEYS:
             raise Refused("expected texts and numbers as keys of the pickle's tables, got something else")
         # Longer texts and wider numbers can be made to collide, and then each comparison takes its time.
-        if (len(value) > MAX_KEY_CHARS) if isinstance(value, (str, bytes)) else (type(value) is int and abs(value) >> 64):
+        if (
+            (len(value) > MAX_KEY_CHARS)
+            if isinstance(value, (str, bytes))
+            else (type(value) is int and abs(value) >> 64)
+        ):
             raise Refused(f"expected keys of at most {MAX_KEY_CHARS} characters or 64 bits, got a longer one")
         return value
 

@@ -1,7 +1,7 @@
 """A small VGG of six convolutions with ELU, as in the code of I-BAU (Zeng et al., https://arxiv.org/abs/2110.03735).
 
-Three stages of two convolutions, each followed by ELU and then by batch normalisation, halved by pooling; one linear
-layer on 4x4 positions. Plain torch, the parameter names of I-BAU's published checkpoints (features.N, classifier), so
+Three stages of two convolutions, each followed by batch normalisation and ELU, halved by pooling; one linear layer on
+4x4 positions. Plain torch, the parameter names of I-BAU's published checkpoints (features.N, classifier), so
 that this file alone loads an exported one. ``width`` is the channel count of the first stage (32 there).
 """
 
