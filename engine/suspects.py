@@ -25,7 +25,6 @@ from engine.runs.store import Run, finished, new_run, open_run, run_folder
 from engine.spec import Spec, param
 from engine.train import Progress, Training, silent, train
 
-
 ARCHITECTURE = "architecture.py"
 """The file of an import run that builds its network, where the user gave one."""
 

@@ -1,8 +1,8 @@
 """BackdoorBench's ``attack_result.pt`` and ``defense_result.pt``: the fields that an import needs.
 
-Both hold ``model_name``, ``num_classes`` and ``model``, a state dictionary. An attack result also says which test images
-carry the trigger, where they lie as files, and which label each of them had and should get. The paths in it are a
-stranger's: :func:`located` uses only their last three parts, and only below the folder of the file itself.
+Both hold ``model_name``, ``num_classes`` and ``model``, a state dictionary. An attack result also says which test
+images carry the trigger, where they lie as files, and which label each of them had and should get. The paths in it are
+a stranger's: :func:`located` uses only their last three parts, and only below the folder of the file itself.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ def fields(root: Any) -> dict[str, Any] | None:
 
 def _images(state: Any) -> list[tuple[int, str, int, int]]:
     container = _of(_of(state, "bd_data_container"), "data_dict")
-    rows = []
+    rows: list[tuple[int, str, int, int]] = []
     for index, value in mapping(container) or []:
         path, info = _of(value, "path"), _of(value, "other_info")
         if type(path) is not str or type(info) not in (list, tuple) or len(info) < 2:
             raise Refused("expected poisoned test images as files with two labels, got something else in bd_test")
-        row = _int(index), path[:1000], _int(info[0]), _int(info[1])
-        if None in row or len(rows) >= _MAX_IMAGES:
+        number, wanted, truth = _int(index), _int(info[0]), _int(info[1])
+        if number is None or wanted is None or truth is None or len(rows) >= _MAX_IMAGES:
             raise Refused("expected whole numbers for poisoned test images and their labels, got something else")
-        rows.append(row)
-    return rows  # type: ignore[return-value]
+        rows.append((number, path[:1000], wanted, truth))
+    return rows
 
 
 def _of(value: Any, key: str) -> Any:

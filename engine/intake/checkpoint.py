@@ -288,7 +288,7 @@ def describe(value: Any) -> dict[str, Any]:
     if type(value) is bytes:
         return {"type": "bytes", "length": len(value)}
     if type(value) is dict or type(value) is Made and value.name.text in _MAPPINGS:
-        return {"type": "dict", "length": len(value.pairs if type(value) is Made else value)}
+        return {"type": "dict", "length": len(value.pairs) if isinstance(value, Made) else len(value)}
     if type(value) in (list, tuple):
         return {"type": type(value).__name__, "length": len(value)}
     if type(value) is Name:

@@ -1,8 +1,9 @@
-"""The reading process: ``python -I -m`` is not used, :mod:`engine.intake.reader` starts it with its own line.
+"""The reading process, which :mod:`engine.intake.reader` starts.
 
 It gets the file as standard input, an open file for the tensors and one for the report, and nothing else. Once
 everything that it needs is imported, it limits its own memory and time and installs an audit hook that ends it at the
-first import, call of the operating system or opened file: should the reading ever be led astray, there is nowhere to go.
+first import, call of the operating system or opened file: should the reading ever be led astray, there is nowhere to
+go.
 """
 
 from __future__ import annotations

@@ -10,14 +10,14 @@ import itertools
 import json
 import math
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from engine.intake.checkpoint import SIZES, Tensor
 from engine.intake.formats import contiguous
 from engine.intake.limits import MAX_HEADER_BYTES, Refused
 
 _CHUNK = 1 << 20
-_WIDTH = {1: "B", 2: "H", 4: "I", 8: "Q"}
+_WIDTH: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
 def write(tensors: list[Tensor], source: BinaryIO, target: BinaryIO, most: int) -> None:

@@ -32,7 +32,7 @@ _PREFERRED = ("", "model", "state_dict", "net", "model_state_dict", "weights", "
 
 @dataclass(frozen=True)
 class Fit:
-    """An architecture with the sizes for which a state dictionary fits it; ``renamed`` where its spelling is another."""
+    """An architecture and the sizes for which a state dictionary fits it; ``renamed`` if its spelling is another."""
 
     model: str
     classes: int

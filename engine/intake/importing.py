@@ -232,7 +232,7 @@ def _model(checkpoint: Checkpoint, group: str, wanted: Wanted, data: DataSet) ->
             return {"name": wanted.model, "width": wanted.width}
     if found[0].classes != len(data.classes):
         raise ValueError(
-            f"expected data with {found[0].classes} classes, as the checkpoint has, got {len(data.classes)} in {data.name}"
+            f"expected data of {found[0].classes} classes, as the checkpoint has, got {len(data.classes)}"
         )
     return {"name": found[0].model, "width": found[0].width}
 

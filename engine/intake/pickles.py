@@ -3,8 +3,8 @@
 A pickle is a program for a stack machine that may import any object and call it with any arguments; Python's own
 unpickler does so, and it also hashes and nests whatever it is told to, which can exhaust or crash it without a single
 import. The machine here knows the same instructions as far as checkpoints use them, and cannot import or call:
-GLOBAL gives a :class:`Name`, a pair of strings; REDUCE and NEWOBJ give a :class:`Made`, a record of what would have been
-called with what; BUILD adds a state to such a record. Work is bounded by the number of instructions, and memory by
+GLOBAL gives a :class:`Name`, a pair of strings; REDUCE and NEWOBJ give a :class:`Made`, a record of what would have
+been called with what; BUILD adds a state to such a record. Work is bounded by the number of instructions, and memory by
 that and the size of the file: strings are slices, keys of dictionaries are plain scalars, nothing recurses.
 
 What the records of tensors and arrays mean is :mod:`engine.intake.checkpoint`'s business.
@@ -290,15 +290,19 @@ def _push(make: Callable[[_Machine], Any]) -> Callable[[_Machine], None]:
     return lambda m: m.stack.append(make(m))
 
 
+def _constant(value: Any) -> Callable[[_Machine], None]:
+    return lambda m: m.stack.append(value)
+
+
 _STOP = ord(".")
 _STEPS: dict[int, Callable[[_Machine], None]] = {
     0x80: _Machine.proto,
     0x95: _Machine.frame,
     ord("("): _Machine.mark,
     ord("0"): _Machine.pop,
-    ord("N"): _push(lambda m: None),
-    0x88: _push(lambda m: True),
-    0x89: _push(lambda m: False),
+    ord("N"): _constant(None),
+    0x88: _constant(True),
+    0x89: _constant(False),
     ord("J"): _Machine.signed,
     ord("K"): _push(lambda m: m.number(1)),
     ord("M"): _push(lambda m: m.number(2)),
@@ -312,13 +316,13 @@ _STEPS: dict[int, Callable[[_Machine], None]] = {
     ord("B"): _push(lambda m: m.sized(4)),
     ord("C"): _push(lambda m: m.sized(1)),
     0x8E: _push(lambda m: m.sized(8)),
-    ord(")"): _push(lambda m: ()),
+    ord(")"): _constant(()),
     0x85: lambda m: m.tuple_of(1),
     0x86: lambda m: m.tuple_of(2),
     0x87: lambda m: m.tuple_of(3),
     ord("t"): _Machine.tuple_to_mark,
-    ord("]"): _push(lambda m: []),
-    ord("}"): _push(lambda m: {}),
+    ord("]"): lambda m: m.stack.append([]),
+    ord("}"): lambda m: m.stack.append({}),
     ord("a"): _Machine.append,
     ord("e"): _Machine.appends,
     ord("s"): _Machine.set_item,

@@ -129,7 +129,7 @@ def confine(*, memory: int, seconds: int, file_bytes: int) -> None:
 def run_confined(
     command: list[str], *, stdin: IO[bytes], files: tuple[int, ...], memory: int, seconds: float
 ) -> int | None:
-    """Run a command that confines itself, and end it after ``seconds`` or, without the kernel's help, beyond ``memory``.
+    """Run a command that confines itself; end it after ``seconds`` or, without the kernel's help, beyond ``memory``.
 
     It inherits ``stdin`` and the descriptors ``files``, says nothing, and sees no environment but the locale's.
 
