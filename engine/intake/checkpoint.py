@@ -8,13 +8,14 @@ reading process and needs nothing but the standard library.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from engine.intake.archive import Archive
-from engine.intake.limits import MAX_DEPTH, MAX_DIMS, MAX_KEY_CHARS, MAX_TENSORS, Refused
+from engine.intake.limits import MAX_DEPTH, MAX_DIMS, MAX_KEY_CHARS, MAX_TENSORS, MAX_VALUES, Refused
 from engine.intake.pickles import Made, Name, Pointer, check_bytes, dtype_format, plain_scalar
 
 #: torch's storages and dtypes: (safetensors' name, bytes of an element).
@@ -81,6 +82,7 @@ _HARMLESS = (
 )  # fmt: skip
 
 
+@functools.lru_cache(maxsize=4096)
 def kind_of(name: str) -> str:
     """``known`` (a record that is understood here), ``running`` (of a module that can run things) or ``foreign``."""
     if name in _KNOWN:
@@ -127,6 +129,7 @@ class Content:
     def _walk(self, root: Any) -> None:
         todo: list[tuple[str, str, Any, int]] = [("", "", root, 0)]
         entered: set[int] = set()
+        left = MAX_VALUES
         while todo:
             group, name, value, depth = todo.pop()
             if depth > MAX_DEPTH:
@@ -144,7 +147,12 @@ class Content:
             here = "" if depth == 0 else f"{group}.{name}"[: MAX_KEY_CHARS + 1] if group else name
             if depth:
                 self._note(here, value)
-            todo += [(here, _label(key), child, depth + 1) for key, child in reversed(list(children(value)))]
+            inside = [(here, _label(key), child, depth + 1) for key, child in children(value)]
+            left -= len(inside)
+            if left < 0:
+                raise Refused(f"expected at most {MAX_VALUES:,} values in the checkpoint, got more")
+            inside.reverse()
+            todo += inside
 
     def _note(self, path: str, value: Any) -> None:
         self.total += 1
@@ -152,8 +160,10 @@ class Content:
             self.rows.append({"path": path[:200], **describe(value)})
 
     def _tensor(self, value: Any, group: str, name: str) -> Tensor | None:
-        if type(value) is Made and value.name.text in _PARAMETERS and value.args:
-            value = value.args[0]
+        if type(value) is Made and value.name.text in _PARAMETERS:
+            value = value.args[0] if value.args else None
+            if type(value) is not Made or value.name.text not in _TENSORS:
+                raise Refused("expected parameters that are tensors, got something else")
         if type(value) is not Made or value.name.text not in _TENSORS:
             return None
         if len(value.args) < 4 or type(value.args[0]) is not Pointer:
@@ -235,8 +245,7 @@ def _numbers(value: Any) -> tuple[int, ...]:
 
 
 def _label(key: Any) -> str:
-    text = key if type(key) is str else str(key)
-    return text[:MAX_KEY_CHARS]
+    return key[: MAX_KEY_CHARS + 1] if type(key) is str else str(key)
 
 
 def mapping(value: Any) -> list[tuple[Any, Any]] | None:

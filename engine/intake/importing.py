@@ -231,9 +231,7 @@ def _model(checkpoint: Checkpoint, group: str, wanted: Wanted, data: DataSet) ->
             # It does not fit, or a width was insisted on: loading says exactly why, or agrees.
             return {"name": wanted.model, "width": wanted.width}
     if found[0].classes != len(data.classes):
-        raise ValueError(
-            f"expected data of {found[0].classes} classes, as the checkpoint has, got {len(data.classes)}"
-        )
+        raise ValueError(f"expected data of {found[0].classes} classes, as the checkpoint has, got {len(data.classes)}")
     return {"name": found[0].model, "width": found[0].width}
 
 

@@ -12,8 +12,8 @@ MAX_TENSORS = 20_000
 MAX_DIMS = 16
 MAX_HEADER_BYTES = 8 * 2**20
 MAX_KEY_CHARS = 512
-MAX_NODES = 400_000
-"""Values that are looked at on the way through a checkpoint's content."""
+MAX_VALUES = 300_000
+"""Values that a checkpoint may hold: an attack result has about five for each poisoned image."""
 MAX_DEPTH = 40
 
 READER_MEMORY = 448 * 2**20

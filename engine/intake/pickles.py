@@ -13,10 +13,11 @@ What the records of tensors and arrays mean is :mod:`engine.intake.checkpoint`'s
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import pickletools
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from engine.intake.limits import MAX_KEY_CHARS, MAX_OPERATIONS, Refused
@@ -76,17 +77,24 @@ def read(data: bytes, names: set[str], *, operations: int = MAX_OPERATIONS) -> A
         raise Refused("expected a well-formed pickle, got a broken one") from None
 
 
-def names_behind(data: bytes, names: set[str], operations: int = 100_000) -> None:
+def names_behind(data: bytes, names: set[str], operations: int = 50_000) -> None:
     """Add the names of a refused pickle that a disassembler finds, as far as it gets; for a report, not for safety."""
     texts: list[str] = []
     with contextlib.suppress(Exception):
-        for instruction, argument, _ in itertools.islice(pickletools.genops(data), operations):
+        for instruction, argument, _ in itertools.islice(_instructions(data), operations):
             if instruction.name in ("GLOBAL", "INST") and len(names) < MAX_NAMES:
                 names.add(str(argument).replace(" ", ".", 1)[: 2 * _MAX_NAME])
             elif instruction.name == "STACK_GLOBAL" and len(texts) == 2 and len(names) < MAX_NAMES:
                 names.add(".".join(texts)[: 2 * _MAX_NAME])
             elif isinstance(argument, str):
                 texts = [*texts[-1:], argument]
+
+
+def _instructions(data: bytes) -> Iterator[Any]:
+    """Also those behind a STOP, where another pickle may lie."""
+    stream = io.BytesIO(data)
+    while stream.tell() < len(data):
+        yield from pickletools.genops(stream)
 
 
 class _Machine:
@@ -379,11 +387,13 @@ _FORMATS |= {"f4": "f", "f8": "d", "b1": "?"}
 
 
 def check_bytes(value: Any, size: int) -> Any:
-    """Bytes, or a text that protocol 2 writes for them (``_codecs.encode(text, "latin1")``), of the size they must be.
+    """Bytes, or the text that protocol 2 writes for them (``_codecs.encode(text, "latin1")``), of their proper size.
 
-    The length comes first: encoding one long text again and again would fill time and memory.
+    The text is not encoded here: to encode one long text again and again would fill time and memory.
     """
-    if type(value) is Made and value.name.text == "_codecs.encode" and len(value.args) == 2:
+    if type(value) is str:
+        value = None
+    elif type(value) is Made and value.name.text == "_codecs.encode" and len(value.args) == 2:
         value = value.args[0] if value.args[1] in ("latin1", "latin-1") else None
     elif type(value) is Made and value.name.text in ("builtins.bytes", "__builtin__.bytes") and value.args == ():
         value = b""

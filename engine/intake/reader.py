@@ -117,7 +117,7 @@ def _refusal(reason: str) -> dict[str, Any]:
 
 def _checked(report: Any) -> dict[str, Any]:
     """The parts of a report that decisions rest on, with the types that they must have."""
-    if report.keys() != _refusal("").keys() or report["verdict"] not in VERDICTS:
+    if type(report) is not dict or report.keys() != _refusal("").keys() or report["verdict"] not in VERDICTS:
         raise ValueError
     for row in report["tensors"]:
         if not all(isinstance(row[k], str) for k in ("name", "group", "path", "dtype")):
