@@ -209,7 +209,8 @@ def _inspect(args: argparse.Namespace, _progress: Callable[[str, float], None]) 
 
 def _import(args: argparse.Namespace, progress: Callable[[str, float], None]) -> Json:
     from engine.compute import Compute
-    from engine.intake.importing import Trigger, Wanted, run_import
+    from engine.intake import uploads
+    from engine.intake.importing import Wanted, run_import
     from engine.suspects import ModelSpec, make_attack
 
     params, model = _groups(args.set, "", "model")
@@ -217,7 +218,7 @@ def _import(args: argparse.Namespace, progress: Callable[[str, float], None]) ->
     if args.trigger is not None:
         if args.attack is not None or params or args.target is None:
             raise ValueError("expected --trigger FILE with --target N and without --attack, got something else")
-        attack = Trigger(args.trigger, args.target, args.opacity).attack()
+        attack = uploads.trigger(args.trigger.read_bytes(), args.target, args.opacity, args.trigger.name)
     elif args.attack is not None:
         if args.target is not None:
             params = {"target": args.target, **params}

@@ -11,11 +11,12 @@ import base64
 import functools
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from engine.attacks.base import Attack
-from engine.intake.pictures import decode
+from engine.intake.pictures import decode_here
 from engine.spec import param
 
 MAX_SIDE = 1024
@@ -48,5 +49,5 @@ def _pixels(picture: str) -> Tensor:
         data = base64.b64decode(picture, validate=True)
     except ValueError:
         raise ValueError("expected the trigger's picture in base64, got something else") from None
-    found = decode(data, "the trigger", most=MAX_SIDE**2, alpha=True)
-    return torch.from_numpy(found.copy()).permute(2, 0, 1).float() / 255
+    found = decode_here(data, most=MAX_SIDE**2, alpha=True, formats=("PNG",))
+    return torch.from_numpy(np.array(found)).permute(2, 0, 1).float() / 255

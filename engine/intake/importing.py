@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,6 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from PIL import Image
 from torch import Tensor
 
 from engine.attacks.picture import MAX_SIDE
@@ -81,34 +78,6 @@ def inspect(path: Path) -> dict[str, Any]:
         "architectures": [] if group is None else [fit.row() for fit in fits(groups[group])],
         "backdoorbench": bench and {**bench, "images": len(bench["images"])},
     }
-
-
-@dataclass(frozen=True)
-class Trigger:
-    """A trigger known as a picture file: what ``--trigger FILE --target N --opacity A`` says."""
-
-    file: Path
-    target: int
-    opacity: float = 1.0
-
-    def attack(self) -> dict[str, Any]:
-        """The attack for an :class:`ImportRun`.
-
-        Raises:
-            ValueError: if the file is no picture of a trigger's size.
-        """
-        return {"name": "picture", "params": picture_params(self.file, self.target, self.opacity)}
-
-
-def picture_params(file: Path, target: int, opacity: float) -> dict[str, Any]:
-    if not file.is_file() or file.stat().st_size > pictures.MAX_BYTES:
-        raise ValueError(f"expected a picture file of a trigger, got {str(file)!r}")
-    pixels = pictures.decode(file.read_bytes(), file.name, most=MAX_SIDE**2, alpha=True)
-    # Written anew: only the pixels of the stranger's file go into the specification.
-    buffer = io.BytesIO()
-    Image.fromarray(pixels, "RGBA").save(buffer, "PNG", optimize=True)
-    params = {"target": target, "opacity": opacity, "picture": base64.b64encode(buffer.getvalue()).decode()}
-    return make_attack("picture", params).model_dump(mode="json")
 
 
 @dataclass(frozen=True)
@@ -252,12 +221,11 @@ def _stamped(path: Path, checkpoint: Checkpoint, data: DataSet) -> dict[str, np.
     if not rows:
         return None
     channels, height, width = data.shape
+    home = path.absolute().parent
+    encoded = [(name, _bytes(backdoorbench.located(home, name))) for _, name, _, _ in rows]
     x = np.empty((len(rows), channels, height, width), np.uint8)
-    for i, (_, name, wanted, truth) in enumerate(rows):
-        file = backdoorbench.located(path.absolute().parent, name)
-        if file.stat().st_size > pictures.MAX_BYTES:
-            raise Refused(f"expected a picture of at most {pictures.MAX_BYTES:,} bytes, got a larger {file.name}")
-        pixels = pictures.decode(file.read_bytes(), file.name, most=MAX_SIDE**2)
+    decoded = pictures.decode(encoded, most=MAX_SIDE**2)
+    for i, ((_, _, wanted, truth), pixels) in enumerate(zip(rows, decoded, strict=True)):
         if pixels.shape != (height, width, channels):
             raise Refused(f"expected pictures of {width}x{height}x{channels}, got {pixels.shape[1]}x{pixels.shape[0]}")
         if max(wanted, truth) >= len(data.classes) or wanted == truth:
@@ -267,6 +235,12 @@ def _stamped(path: Path, checkpoint: Checkpoint, data: DataSet) -> dict[str, np.
         x[i] = pixels.transpose(2, 0, 1)
     labels = np.array([(truth, wanted) for _, _, wanted, truth in rows], np.int64)
     return {"x": x, "truth": labels[:, 0].copy(), "wanted": labels[:, 1].copy()}
+
+
+def _bytes(file: Path) -> bytes:
+    if file.stat().st_size > pictures.MAX_BYTES:
+        raise Refused(f"expected a picture of at most {pictures.MAX_BYTES:,} bytes, got a larger {file.name}")
+    return file.read_bytes()
 
 
 def _facts(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -233,7 +233,7 @@ def test_the_reading_process_is_locked(case: str) -> None:
         "from engine.intake import child",
         "from engine.runs import process",
         f"process.confine(memory={READER_MEMORY}, seconds=10, file_bytes=0)",
-        "sys.addaudithook(child._lock)",
+        "child.lock()",
         LOCKED[case],
         "os._exit(0)",
     ]
