@@ -143,17 +143,20 @@ def fits(shapes: Shapes, models: Registry = MODELS) -> list[Fit]:
         return []
     found = []
     for model in models:
-        fixed = models[model].width is None
-        first = {name: None for name in _without_counters(_wanted(model, 2, 3, None if fixed else models[model].width))}
+        default = models[model].width
+        # Names first: they say whether it is worth building the network at every width. Two widths are asked because
+        # a block may have a shortcut of its own only where the number of channels changes.
+        trials = [None] if default is None else [default, 2 * default]
+        known = [_without_counters(_wanted(model, 2, 3, width)).keys() for width in trials]
         for names in spellings(model, list(shapes)):
-            if {*names.values()} != first.keys():
+            if {*names.values()} not in known:
                 continue
             renamed = {names[name]: shape for name, shape in shapes.items()}
             sizes = {n for shape in renamed.values() for n in shape if WIDTHS[0] <= n <= WIDTHS[1]}
-            for width in [None] if fixed else sorted(sizes):
+            for width in [None] if default is None else sorted(sizes):
                 if renamed == _without_counters(_wanted(model, classes, channels, width)):
                     other = any(a != b for a, b in names.items())
-                    found.append(Fit(model, classes, 3 if fixed else channels, width, other))
+                    found.append(Fit(model, classes, 3 if default is None else channels, width, other))
     return found
 
 
