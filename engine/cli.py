@@ -218,7 +218,9 @@ def _import(args: argparse.Namespace, progress: Callable[[str, float], None]) ->
     if args.trigger is not None:
         if args.attack is not None or params or args.target is None:
             raise ValueError("expected --trigger FILE with --target N and without --attack, got something else")
-        attack = uploads.trigger(args.trigger.read_bytes(), args.target, args.opacity, args.trigger.name)
+        params = {"target": args.target, "opacity": args.opacity}
+        params["picture"] = uploads.trigger(args.trigger.read_bytes(), args.trigger.name)
+        attack = {"name": "picture", "params": make_attack("picture", params).model_dump(mode="json")}
     elif args.attack is not None:
         if args.target is not None:
             params = {"target": args.target, **params}

@@ -43,6 +43,8 @@ SIZES = {
 _RECONSTRUCT = ("numpy._core.multiarray._reconstruct", "numpy.core.multiarray._reconstruct")
 _TENSORS = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3")
 _PARAMETERS = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
+_TENSORS_AND_PARAMETERS = frozenset(_TENSORS + _PARAMETERS)
+_CONTAINERS = frozenset((list, tuple, dict, Made))
 _MAPPINGS = ("collections.OrderedDict", "collections.defaultdict")
 _KNOWN = (
     *_RECONSTRUCT,
@@ -134,13 +136,12 @@ class Content:
             group, name, value, depth = todo.pop()
             if depth > MAX_DEPTH:
                 raise Refused(f"expected content nested at most {MAX_DEPTH} deep, got deeper")
-            tensor = self._tensor(value, group, name)
-            if tensor is not None:
-                self.tensors.append(tensor)
+            if type(value) is Made and value.name.text in _TENSORS_AND_PARAMETERS:
+                self.tensors.append(self._tensor(value, group, name))
                 if len(self.tensors) > MAX_TENSORS:
                     raise Refused(f"expected at most {MAX_TENSORS:,} tensors, got more")
                 continue
-            if type(value) in (list, tuple, dict, Made):
+            if type(value) in _CONTAINERS:
                 if id(value) in entered:
                     continue
                 entered.add(id(value))
@@ -159,13 +160,12 @@ class Content:
         if len(self.rows) < 200:
             self.rows.append({"path": path[:200], **describe(value)})
 
-    def _tensor(self, value: Any, group: str, name: str) -> Tensor | None:
-        if type(value) is Made and value.name.text in _PARAMETERS:
-            value = value.args[0] if value.args else None
-            if type(value) is not Made or value.name.text not in _TENSORS:
+    def _tensor(self, value: Made, group: str, name: str) -> Tensor:
+        if value.name.text in _PARAMETERS:
+            inner = value.args[0] if value.args else None
+            if type(inner) is not Made or inner.name.text not in _TENSORS:
                 raise Refused("expected parameters that are tensors, got something else")
-        if type(value) is not Made or value.name.text not in _TENSORS:
-            return None
+            value = inner
         if len(value.args) < 4 or type(value.args[0]) is not Pointer:
             raise Refused("expected tensors over storages of the file, got something else")
         pointer, offset, shape, stride = value.args[:4]
@@ -274,10 +274,9 @@ def children(value: Any) -> Iterable[tuple[Any, Any]]:
     if type(value) in (list, tuple):
         return enumerate(value)
     if type(value) is Made and kind_of(value.name.text) != "known":
-        inside = [("args", value.args), ("state", value.state), ("items", value.items)]
-        return [(k, v) for k, v in inside if v is not None and v != ()] + [
-            (k if type(k) is str else "key", v) for k, v in value.pairs
-        ]
+        found = [("args", value.args), ("state", value.state), ("items", value.items)]
+        found = [(k, v) for k, v in found if v is not None and v != ()]
+        return found + [(k if type(k) is str else "key", v) for k, v in value.pairs] if value.pairs else found
     return ()
 
 

@@ -12,12 +12,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
-from engine.data.own_limits import SIDES
 from engine.intake import pictures
 from engine.intake.archive import Archive, Entry
 from engine.intake.limits import Refused
@@ -25,6 +24,8 @@ from engine.intake.limits import Refused
 MAX_ARCHIVE_BYTES = 512 * 2**20
 MAX_DECODED_BYTES = 1 << 30
 MAX_DEPTH = 8
+MIN_SIDE = 8
+"""That of :mod:`engine.data.own_limits`, which this module must not import: pages load no torch."""
 MAX_TRIGGER_SIDE = 1024
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _BESIDE = (".txt", ".md", ".csv", ".json", ".db", ".ini")
@@ -39,19 +40,16 @@ def image(data: bytes, name: str = "the upload") -> np.ndarray:
     return pictures.decode([(name, data)])[0]
 
 
-def trigger(data: bytes, target: int, opacity: float = 1.0, name: str = "the trigger") -> dict[str, Any]:
-    """The picture of a trigger as an attack for ``import``: transparent where it does not cover.
+def trigger(data: bytes, name: str = "the trigger") -> str:
+    """The picture of a trigger, written anew as a PNG in base64, as the attack ``picture`` takes it.
 
     Raises:
-        ValueError: for no picture of at most 1,024 pixels a side, a negative target or an opacity outside (0, 1].
+        Refused: for no picture, one of more than 1,024 x 1,024 pixels, or one that is transparent everywhere.
     """
-    from engine.suspects import make_attack
-
     pixels = pictures.decode([(name, data)], most=MAX_TRIGGER_SIDE**2, alpha=True)[0]
     if not pixels[..., 3].any():
         raise Refused(f"expected a trigger that covers something, got a transparent picture in {pictures.shown(name)}")
-    params = {"target": target, "opacity": opacity, "picture": base64.b64encode(_png(pixels)).decode()}
-    return {"name": "picture", "params": make_attack("picture", params).model_dump(mode="json")}
+    return base64.b64encode(_png(pixels)).decode()
 
 
 def _png(pixels: np.ndarray) -> bytes:
@@ -92,9 +90,9 @@ def image_folder(upload: BinaryIO, folder: Path) -> dict[str, int]:
                 total += pixels.nbytes
                 if total > MAX_DECODED_BYTES:
                     raise Refused(f"expected at most {MAX_DECODED_BYTES:,} bytes of decoded pictures, got more")
-                if min(pixels.shape[:2]) < SIDES[0]:
+                if min(pixels.shape[:2]) < MIN_SIDE:
                     small = f"{pixels.shape[1]}x{pixels.shape[0]} in {pictures.shown(name)}"
-                    raise Refused(f"expected pictures of at least {SIDES[0]} pixels a side, got {small}")
+                    raise Refused(f"expected pictures of at least {MIN_SIDE} pixels a side, got {small}")
                 place = part / chosen[name]
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(_png(pixels))

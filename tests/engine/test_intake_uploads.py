@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -15,8 +17,10 @@ import torch
 from PIL import Image
 
 from engine.data import load
+from engine.data.own_limits import SIDES
 from engine.intake import pictures, uploads
 from engine.intake.limits import Refused
+from engine.paths import ROOT
 from engine.suspects import make_attack
 from tests.intake_corpus import Member, Zip
 
@@ -226,8 +230,7 @@ def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
 def test_the_picture_of_a_trigger_covers_where_it_is_opaque() -> None:
     rgba = np.zeros((12, 12, 4), np.uint8)
     rgba[9:11, 9:11] = (255, 0, 0, 255)
-    found = uploads.trigger(encoded(rgba), target=2, opacity=0.5)
-    attack = make_attack(found["name"], found["params"])
+    attack = make_attack("picture", {"picture": uploads.trigger(encoded(rgba)), "target": 2, "opacity": 0.5})
     x = torch.full((2, 3, 12, 12), 0.5)
     stamped = attack.trigger(x)
     assert stamped[:, :, 9:11, 9:11].mean((0, 2, 3)).tolist() == [0.75, 0.25, 0.25]
@@ -243,14 +246,22 @@ def test_the_picture_of_a_trigger_covers_where_it_is_opaque() -> None:
 
 def test_impossible_triggers() -> None:
     with pytest.raises(Refused, match="covers something"):
-        uploads.trigger(encoded(np.zeros((12, 12, 4), np.uint8)), target=0)
+        uploads.trigger(encoded(np.zeros((12, 12, 4), np.uint8)))
+    good = uploads.trigger(encoded(pixels()))
     with pytest.raises(ValueError, match="opacity"):
-        uploads.trigger(encoded(pixels()), target=0, opacity=2)
+        make_attack("picture", {"picture": good, "opacity": 2})
     with pytest.raises(ValueError, match="target"):
-        uploads.trigger(encoded(pixels()), target=-1)
+        make_attack("picture", {"picture": good, "target": -1})
     with pytest.raises(Refused, match="1,048,576 pixels, got 1100x1100"):
-        uploads.trigger(encoded(pixels(side=1100)), target=0)
+        uploads.trigger(encoded(pixels(side=1100)))
     with pytest.raises(ValueError, match="base64"):
         make_attack("picture", {"picture": "?"}).trigger(torch.zeros(1, 3, 12, 12))
     with pytest.raises(ValueError, match="a complete PNG picture"):
         make_attack("picture", {"picture": ""}).trigger(torch.zeros(1, 3, 12, 12))
+
+
+def test_pages_can_use_the_intake_without_torch() -> None:
+    code = "import sys, engine.intake.uploads, engine.intake.reader; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    assert uploads.MIN_SIDE == SIDES[0]
