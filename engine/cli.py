@@ -218,6 +218,8 @@ def _import(args: argparse.Namespace, progress: Callable[[str, float], None]) ->
     if args.trigger is not None:
         if args.attack is not None or params or args.target is None:
             raise ValueError("expected --trigger FILE with --target N and without --attack, got something else")
+        if not args.trigger.is_file() or args.trigger.stat().st_size > uploads.MAX_PICTURE_BYTES:
+            raise ValueError(f"expected a picture file for --trigger, got {str(args.trigger)!r}")
         params = {"target": args.target, "opacity": args.opacity}
         params["picture"] = uploads.trigger(args.trigger.read_bytes(), args.trigger.name)
         attack = {"name": "picture", "params": make_attack("picture", params).model_dump(mode="json")}

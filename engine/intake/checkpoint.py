@@ -77,10 +77,10 @@ _RUNNING = (
 #: Parts of the modules above that hold data and run nothing.
 _HARMLESS = (
     "builtins.set", "builtins.frozenset", "builtins.bytearray", "builtins.complex", "builtins.slice", "builtins.range",
-    "builtins.object", "builtins.int", "builtins.float", "builtins.str", "builtins.list", "builtins.dict",
-    "builtins.tuple", "builtins.bool", "builtins.bytes", "__builtin__.set", "__builtin__.object", "__builtin__.bytes",
-    "copyreg._reconstructor", "pathlib.Path", "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib.PurePosixPath",
-    "types.SimpleNamespace", "functools.partial",
+    "builtins.xrange", "builtins.object", "builtins.int", "builtins.long", "builtins.float", "builtins.str",
+    "builtins.list", "builtins.dict", "builtins.tuple", "builtins.bool", "builtins.bytes", "copyreg._reconstructor",
+    "copy_reg._reconstructor", "pathlib.Path", "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib.PurePosixPath",
+    "types.SimpleNamespace", "functools.partial", "torch.serialization._get_layout",
 )  # fmt: skip
 
 
@@ -89,6 +89,8 @@ def kind_of(name: str) -> str:
     """``known`` (a record that is understood here), ``running`` (of a module that can run things) or ``foreign``."""
     if name in _KNOWN:
         return "known"
+    if name.startswith("__builtin__."):
+        name = name.replace("__builtin__", "builtins", 1)  # as protocol 2 spells it
     if name in _HARMLESS:
         return "foreign"
     return "running" if any(name == m or name.startswith(f"{m}.") for m in _RUNNING) else "foreign"

@@ -15,7 +15,7 @@ import sys
 from typing import Any, BinaryIO
 
 from engine.intake import backdoorbench, checkpoint, convert, formats, pickles
-from engine.intake.archive import Archive
+from engine.intake.archive import STORED, Archive
 from engine.intake.limits import MAX_PICKLE_BYTES, Refused
 from engine.runs import process
 
@@ -99,10 +99,14 @@ def _read(source: BinaryIO, size: int, target: BinaryIO | None, document: dict[s
 
 
 def _torch_zip(source: BinaryIO, document: dict[str, Any], names: set[str]) -> list[checkpoint.Tensor]:
-    archive = Archive(source)
+    # Programs are partly compressed; they should be told what they are.
+    archive = Archive(source, deflated=True)
     document["format"], prefix = formats.in_zip(archive)
     if document["format"] != "torch-zip":
         raise formats.refuse(document["format"])
+    packed = next((entry.name for entry in archive.entries.values() if entry.method != STORED), None)
+    if packed is not None:
+        raise Refused(f"expected stored entries, as torch writes them, got the compressed {packed[:80]!r}")
     order = f"{prefix}byteorder"
     if order in archive.entries and archive.read(order, 16) != b"little":
         raise Refused("expected a checkpoint in little-endian byte order, got another")

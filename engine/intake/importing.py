@@ -178,7 +178,11 @@ def run_import(
 
 def _weights(checkpoint: Checkpoint, asked: str | None) -> tuple[str, dict[str, Tensor]]:
     """The table of weights and its tensors, normalised; the file was written by the reading process."""
-    group = choose_group(shapes_of(checkpoint), asked)
+    groups = shapes_of(checkpoint)
+    if asked is None and any(group.endswith(("_parameters", "_buffers")) for group in groups):
+        hint = "load it in a sandbox of your own and save its state_dict() with torch.save"
+        raise Refused(f"expected a table of weights, got a whole model saved as objects; {hint}")
+    group = choose_group(groups, asked)
     assert checkpoint.tensors is not None
     everything = safetensors.torch.load_file(checkpoint.tensors)
     rows = checkpoint.groups()[group]

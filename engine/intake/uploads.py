@@ -23,6 +23,7 @@ from engine.intake.limits import Refused
 
 MAX_ARCHIVE_BYTES = 512 * 2**20
 MAX_DECODED_BYTES = 1 << 30
+MAX_PICTURE_BYTES = pictures.MAX_BYTES
 MAX_DEPTH = 8
 MIN_SIDE = 8
 """That of :mod:`engine.data.own_limits`, which this module must not import: pages load no torch."""

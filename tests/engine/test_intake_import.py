@@ -266,6 +266,7 @@ def test_import_with_the_picture_of_a_trigger(
     known = run(capsys, *common, "--attack", "badnets", "--target", "3", "--out", str(tmp_path / "b"))
     assert picture["asr"] == known["asr"]
     assert "--target N" in refusal(capsys, *common, "--trigger", str(tmp_path / "board.png"))
+    assert "a picture file for --trigger" in refusal(capsys, *common, "--trigger", "none.png", "--target", "3")
     assert "--attack or --trigger" in refusal(capsys, *common, "--target", "3")
     assert "a trigger of 12x12" in _wrong_size(capsys, common, tmp_path)
 
@@ -303,6 +304,7 @@ def bad_files(state: OrderedDict[str, Tensor]) -> dict[str, tuple[Any, str]]:
         "legacy": (legacy, "sandbox of your own"),
         "TorchScript": (torch_script, "a TorchScript program"),
         "cut": (hostile[:300], "truncated"),
+        "a whole model": (torch.nn.Sequential(torch.nn.Linear(2, 2)), "got a whole model saved as objects"),
         "no tensors": ({"a": 1}, "without any"),
         "no architecture": ({"a": torch.ones(2, 2), "b": torch.ones(2)}, "got none: choose one with"),
         "no finite weights": ({**state, "bn1.bias": torch.full((WIDTH,), torch.inf)}, "expected finite weights"),

@@ -149,6 +149,20 @@ def test_objects_of_the_writer_stay_names(tmp_path: Path) -> None:
     assert loaded["state_dict/w"].equal(torch.ones(2))
 
 
+def test_python_s_own_data_types_are_no_threat(tmp_path: Path) -> None:
+    value = {"w": torch.ones(2), "set": {1}, "bytes": bytearray(b"x"), "slice": slice(1), "size": torch.Size([2])}
+    found = read(save(tmp_path / "x.pt", {**value, "dtype": torch.float16, "device": torch.device("cpu"), "c": 1j}))
+    assert found.verdict == "foreign"
+    assert not [row for row in found.report["globals"] if row["kind"] == "running"]
+
+
+def test_a_genuine_program_is_told_what_it_is(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(torch.nn.ReLU()), tmp_path / "x.pt")
+    found = read(tmp_path / "x.pt")
+    assert found.report["format"] == "torchscript"
+    assert "a TorchScript program" in found.report["reason"]
+
+
 def test_corpus_is_large_and_names_every_class() -> None:
     expected = Counter(case[1] for case in intake_corpus.cases().values())
     assert sum(expected.values()) >= 300

@@ -264,4 +264,4 @@ def test_pages_can_use_the_intake_without_torch() -> None:
     code = "import sys, engine.intake.uploads, engine.intake.reader; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
-    assert uploads.MIN_SIDE == SIDES[0]
+    assert SIDES[0] == uploads.MIN_SIDE
