@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.intake.checkpoint import mapping
 from engine.intake.limits import Refused
-from engine.intake.pickles import Made, plain_scalar
+from engine.intake.pickles import Made, plain_scalar, printable
 
 _MAX_IMAGES = 100_000
 
@@ -45,7 +45,7 @@ def _images(state: Any) -> list[tuple[int, str, int, int]]:
         number, wanted, truth = _int(index), _int(info[0]), _int(info[1])
         if number is None or wanted is None or truth is None or len(rows) >= _MAX_IMAGES:
             raise Refused("expected whole numbers for poisoned test images and their labels, got something else")
-        rows.append((number, path[:1000], wanted, truth))
+        rows.append((number, printable(path[:1000]), wanted, truth))
     return rows
 
 
@@ -63,7 +63,7 @@ def _int(value: Any) -> int | None:
 
 
 def _text(value: Any) -> str | None:
-    return value[:200] if type(value) is str else None
+    return printable(value[:200]) if type(value) is str else None
 
 
 def located(folder: Path, path: str) -> Path:

@@ -16,7 +16,7 @@ from typing import Any
 
 from engine.intake.archive import Archive
 from engine.intake.limits import MAX_DEPTH, MAX_DIMS, MAX_KEY_CHARS, MAX_TENSORS, MAX_VALUES, Refused
-from engine.intake.pickles import Made, Name, Pointer, check_bytes, dtype_format, plain_scalar
+from engine.intake.pickles import Made, Name, Pointer, check_bytes, dtype_format, plain_scalar, printable
 
 #: torch's storages and dtypes: (safetensors' name, bytes of an element).
 DTYPES = {
@@ -160,7 +160,7 @@ class Content:
     def _note(self, path: str, value: Any) -> None:
         self.total += 1
         if len(self.rows) < 200:
-            self.rows.append({"path": path[:200], **describe(value)})
+            self.rows.append({"path": printable(path[:200]), **describe(value)})
 
     def _tensor(self, value: Made, group: str, name: str) -> Tensor:
         if value.name.text in _PARAMETERS:
@@ -294,7 +294,7 @@ def describe(value: Any) -> dict[str, Any]:
             "value": value if type(value) is not int or abs(value) < 2**53 else hex(value),
         }
     if type(value) is str:
-        return {"type": "str", "value": value if len(value) <= 200 else value[:197] + "..."}
+        return {"type": "str", "value": printable(value if len(value) <= 200 else value[:197] + "...")}
     if type(value) is bytes:
         return {"type": "bytes", "length": len(value)}
     if type(value) is dict or type(value) is Made and value.name.text in _MAPPINGS:

@@ -32,12 +32,9 @@ def main(arguments: list[str]) -> None:
     gc.disable()
     process.confine(memory=memory, seconds=seconds, file_bytes=2 * size + 128 * 2**20)
     lock()
-    try:
-        document = describe(source, size, target)
-        if target is not None:
-            target.flush()
-    except MemoryError:
-        document = {"verdict": "refused", "reason": "expected a file that can be read in limited memory, got another"}
+    document = describe(source, size, target)
+    if target is not None:
+        target.flush()
     data = json.dumps(document, ensure_ascii=True, allow_nan=False).encode()
     while data:
         data = data[os.write(report, data) :]
@@ -70,8 +67,9 @@ def describe(source: BinaryIO, size: int, target: BinaryIO | None) -> dict[str, 
     names: set[str] = set()
     try:
         _read(source, size, target, document, names)
-    except Refused as refusal:
-        document |= {"verdict": "refused", "reason": str(refusal), "tensors": [], "backdoorbench": None}
+    except (Refused, MemoryError) as refusal:
+        reason = str(refusal) or "expected a file that can be read in limited memory, got a larger one"
+        document |= {"verdict": "refused", "reason": reason, "tensors": [], "backdoorbench": None}
     document["globals"] = [{"name": name, "kind": checkpoint.kind_of(name)} for name in sorted(names)]
     running = [row["name"] for row in document["globals"] if row["kind"] == "running"]
     if running:
@@ -85,7 +83,10 @@ def describe(source: BinaryIO, size: int, target: BinaryIO | None) -> dict[str, 
 def _read(source: BinaryIO, size: int, target: BinaryIO | None, document: dict[str, Any], names: set[str]) -> None:
     if document["format"] == "safetensors":
         tensors, metadata = formats.safetensors(source, size)
-        document["content"] = [{"path": k[:200], "type": "str", "value": v[:200]} for k, v in metadata.items()][:200]
+        document["content"] = [
+            {"path": pickles.printable(k[:200]), "type": "str", "value": pickles.printable(v[:200])}
+            for k, v in metadata.items()
+        ][:200]
         document["content_total"] = len(metadata)
     elif document["format"] == "zip":
         tensors = _torch_zip(source, document, names)

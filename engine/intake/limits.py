@@ -12,7 +12,7 @@ MAX_TENSORS = 20_000
 MAX_DIMS = 16
 MAX_HEADER_BYTES = 8 * 2**20
 MAX_KEY_CHARS = 512
-MAX_VALUES = 300_000
+MAX_VALUES = 200_000
 """Values that a checkpoint may hold: an attack result has about five for each poisoned image."""
 MAX_DEPTH = 40
 

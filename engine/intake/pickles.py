@@ -77,15 +77,20 @@ def read(data: bytes, names: set[str], *, operations: int = MAX_OPERATIONS) -> A
         raise Refused("expected a well-formed pickle, got a broken one") from None
 
 
+def printable(text: str) -> str:
+    """A stranger's text with a replacement for whatever could steer a terminal or cannot be encoded."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
+
+
 def names_behind(data: bytes, names: set[str], operations: int = 50_000) -> None:
     """Add the names of a refused pickle that a disassembler finds, as far as it gets; for a report, not for safety."""
     texts: list[str] = []
     with contextlib.suppress(Exception):
         for instruction, argument, _ in itertools.islice(_instructions(data), operations):
             if instruction.name in ("GLOBAL", "INST") and len(names) < MAX_NAMES:
-                names.add(str(argument).replace(" ", ".", 1)[: 2 * _MAX_NAME])
+                names.add(printable(str(argument).replace(" ", ".", 1)[: 2 * _MAX_NAME]))
             elif instruction.name == "STACK_GLOBAL" and len(texts) == 2 and len(names) < MAX_NAMES:
-                names.add(".".join(texts)[: 2 * _MAX_NAME])
+                names.add(printable(".".join(texts)[: 2 * _MAX_NAME]))
             elif isinstance(argument, str):
                 texts = [*texts[-1:], argument]
 
@@ -103,6 +108,7 @@ class _Machine:
         self.stack: list[Any] = []
         self.marked: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
+        self.lines: dict[bytes, Name] = {}
         self.names = names
 
     def run(self) -> Any:
@@ -136,14 +142,6 @@ class _Machine:
     def number(self, n: int) -> int:
         return int.from_bytes(self.take(n), "little")
 
-    def line(self) -> str:
-        end = self.data.find(b"\n", self.at, self.at + _MAX_NAME + 1)
-        if end < 0:
-            raise Refused(f"expected names of at most {_MAX_NAME} characters in the pickle, got a longer one")
-        text = self.data[self.at : end].decode()
-        self.at = end + 1
-        return text
-
     def sized(self, width: int) -> bytes:
         return self.take(self.number(width))
 
@@ -168,6 +166,8 @@ class _Machine:
         if type(module) is not str or type(name) is not str or max(len(module), len(name)) > _MAX_NAME:
             raise Refused("expected names as short texts in the pickle, got something else")
         found = Name(module, name)
+        if not found.text.isprintable():
+            raise Refused("expected printable names in the pickle, got others")
         self.names.add(found.text)
         if len(self.names) > MAX_NAMES:
             raise Refused(f"expected at most {MAX_NAMES:,} different names in the pickle, got more")
@@ -286,6 +286,21 @@ class _Machine:
             raise Refused("expected one state for each object of the pickle, got two")
         target.state = state
 
+    def global_name(self) -> None:
+        data, at = self.data, self.at
+        middle = data.find(b"\n", at, at + _MAX_NAME + 1)
+        end = data.find(b"\n", middle + 1, middle + _MAX_NAME + 2) if middle >= 0 else -1
+        if end < 0:
+            raise Refused(f"expected names of at most {_MAX_NAME} characters in the pickle, got a longer one")
+        raw, self.at = data[at:end], end + 1
+        known = self.lines.get(raw)
+        if known is None:
+            module, _, name = raw.decode().partition("\n")
+            self.name(module, name)
+            self.lines[raw] = self.stack[-1]
+        else:
+            self.stack.append(known)
+
     def stack_global(self) -> None:
         name, module = self.stack.pop(), self.stack.pop()
         self.name(module, name)
@@ -340,7 +355,7 @@ _STEPS: dict[int, Callable[[_Machine], None]] = {
     0x94: _Machine.memoize,
     ord("h"): lambda m: m.get(1),
     ord("j"): lambda m: m.get(4),
-    ord("c"): lambda m: m.name(m.line(), m.line()),
+    ord("c"): _Machine.global_name,
     0x93: _Machine.stack_global,
     ord("R"): _Machine.reduce,
     0x81: _Machine.reduce,
