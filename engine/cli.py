@@ -201,6 +201,39 @@ def _verify(args: argparse.Namespace, _progress: Callable[[str, float], None]) -
     return {"run": run.id, "kind": run.kind, "verified": run.verify()}
 
 
+def _inspect(args: argparse.Namespace, _progress: Callable[[str, float], None]) -> Json:
+    from engine.intake.importing import inspect
+
+    return inspect(args.file)
+
+
+def _import(args: argparse.Namespace, progress: Callable[[str, float], None]) -> Json:
+    from engine.compute import Compute
+    from engine.intake import uploads
+    from engine.intake.importing import Wanted, run_import
+    from engine.suspects import ModelSpec, make_attack
+
+    params, model = _groups(args.set, "", "model")
+    attack = None
+    if args.trigger is not None:
+        if args.attack is not None or params or args.target is None:
+            raise ValueError("expected --trigger FILE with --target N and without --attack, got something else")
+        if not args.trigger.is_file() or args.trigger.stat().st_size > uploads.MAX_PICTURE_BYTES:
+            raise ValueError(f"expected a picture file for --trigger, got {str(args.trigger)!r}")
+        params = {"target": args.target, "opacity": args.opacity}
+        params["picture"] = uploads.trigger(args.trigger.read_bytes(), args.trigger.name)
+        attack = {"name": "picture", "params": make_attack("picture", params).model_dump(mode="json")}
+    elif args.attack is not None:
+        if args.target is not None:
+            params = {"target": args.target, **params}
+        attack = {"name": args.attack, "params": make_attack(args.attack, params).model_dump(mode="json")}
+    elif params or args.target is not None:
+        raise ValueError("expected settings and a target only with --attack or --trigger, got them alone")
+    size = ModelSpec.build(model, name=args.model or "")
+    wanted = Wanted(args.data, args.model, size.width, args.arch, args.weights, args.preprocess, attack)
+    return _row(run_import(args.file, wanted, Compute(args.device), args.out, progress))
+
+
 def _parser() -> _Parser:
     parser = _Parser(prog="engine", description="Unmask: see, score and cut backdoors in neural networks.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
@@ -248,6 +281,24 @@ def _parser() -> _Parser:
     sweep.add_argument("--points", type=int, default=50)
     sweep.add_argument("--test-samples", type=int, default=2000, help="test images per point, at most")
     scoring(sweep)
+
+    looking = command("inspect", _inspect, "say what an untrusted checkpoint holds; nothing in it is executed")
+    looking.add_argument("file", metavar="FILE", type=Path)
+
+    taking = command("import", _import, "make a suspect of an untrusted checkpoint, loaded strictly by name")
+    taking.add_argument("file", metavar="FILE", type=Path)
+    taking.add_argument("--data", required=True)
+    taking.add_argument("--model", help="a known architecture (default: the only one that fits)")
+    taking.add_argument("--arch", metavar="FILE.py:FUNCTION", help="your own architecture; this file is run")
+    taking.add_argument("--weights", help="the table of the file that holds the weights (default: the usual names)")
+    taking.add_argument("--preprocess", default="auto", help="auto, a known name such as cifar10, or MEAN,…/STD,…")
+    taking.add_argument("--attack", help="a known attack that the model is said to carry, with --set for its settings")
+    taking.add_argument(
+        "--trigger", type=Path, metavar="PICTURE", help="its trigger as a picture; transparent elsewhere"
+    )
+    taking.add_argument("--target", type=int, help="the class that the trigger forces")
+    taking.add_argument("--opacity", type=float, default=1.0, help="with --trigger: weight of the picture")
+    running(taking)
 
     listing = command("list", _list, "what there is")
     listing.add_argument("what", metavar="WHAT", help="attacks, defenses, scores, models, datasets or demos")

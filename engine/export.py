@@ -18,10 +18,11 @@ import safetensors.torch
 from engine.compute import Compute
 from engine.data import DATASETS
 from engine.demos import locate
+from engine.intake import given
 from engine.models import constructor_call, import_line, source_file
 from engine.models.neurons import module_prefix
 from engine.runs.store import Run, open_run, write_atomic
-from engine.suspects import AttackRun, load_suspect, load_weights
+from engine.suspects import ARCHITECTURE, ImportRun, load_suspect, load_weights, recipe
 
 FORMATS = ("safetensors",)
 
@@ -29,7 +30,7 @@ FORMATS = ("safetensors",)
 def export_run(run: str | Path, format: str, path: Path) -> list[Path]:
     """Write the model of a run to ``path`` (``NAME.safetensors``), with ``NAME.md`` and the source file beside it.
 
-    A ``defend`` run gives the repaired model, an ``attack`` run the suspect.
+    A ``defend`` run gives the repaired model, an ``attack`` or ``import`` run the suspect.
 
     Raises:
         ValueError: for another format or suffix, a run that holds no model, or a file that is there already.
@@ -68,15 +69,17 @@ def _record(run: Run) -> bytes:
 
 
 def _files(run: Run, stem: str) -> dict[str, bytes]:
-    if run.kind not in ("defend", "attack"):
-        raise ValueError(f"expected a run with a model (attack or defend), got a {run.kind} run in {run.folder}")
+    if run.kind not in ("defend", "attack", "import"):
+        raise ValueError(
+            f"expected a run with a model (attack, import or defend), got a {run.kind} run in {run.folder}"
+        )
     repaired = run.kind == "defend"
     suspect = load_suspect(run.spec["suspect"] if repaired else str(run.folder), Compute("cpu"))
     if repaired:
         if run.manifest["inputs"]["suspect"] != suspect.hash:
             raise ValueError(f"expected the suspect that {run.folder} was made from, got a changed {suspect.name}")
         load_weights(suspect.model, run.path("repaired.safetensors"))
-    spec = AttackRun.build(suspect.run.spec)
+    spec = recipe(suspect.run)
     prefix = module_prefix(suspect.model)
     state = {
         key.removeprefix(prefix): value.contiguous()
@@ -85,14 +88,21 @@ def _files(run: Run, stem: str) -> dict[str, bytes]:
     }
     metadata = {"format": "pt", "run": run.id, "architecture": spec.model.name}
     files = {f"{stem}.safetensors": safetensors.torch.save(state, metadata)}
-    source = source_file(spec.model.name)
-    if source is not None:
-        files[source.name] = source.read_bytes()
     shape, classes = suspect.data.shape, suspect.data.classes
+    if isinstance(spec, ImportRun) and spec.architecture:
+        function = spec.architecture.function
+        own = files[ARCHITECTURE] = suspect.run.path(ARCHITECTURE).read_bytes()
+        make = given.expression(own, function, len(classes), shape[0])
+        code = {"import": f"from architecture import {function}", "make": make}
+    else:
+        source = source_file(spec.model.name)
+        if source is not None:
+            files[source.name] = source.read_bytes()
+        make = constructor_call(spec.model.name, len(classes), shape[0], spec.model.width)
+        code = {"import": import_line(spec.model.name), "make": make}
     facts = {
         "stem": stem,
-        "import": import_line(spec.model.name),
-        "make": constructor_call(spec.model.name, len(classes), shape[0], spec.model.width),
+        **code,
         "mean": [round(v, 6) for v in suspect.model.normalize.mean.flatten().tolist()],
         "std": [round(v, 6) for v in suspect.model.normalize.std.flatten().tolist()],
         "shape": shape,

@@ -11,11 +11,12 @@ import safetensors
 import torch
 from torch import Tensor
 
-from engine.attacks import ATTACKS, Attack
+from engine.attacks import ATTACKS, IMPORTED, Attack
 from engine.compute import Compute, generator
 from engine.data import load
 from engine.data.base import DataSet, Images
 from engine.demos import open_suspect
+from engine.intake import given
 from engine.metrics import Answers, TestSet, answers
 from engine.models import MODELS, build
 from engine.models.base import Classifier
@@ -23,6 +24,9 @@ from engine.models.neurons import Units, units
 from engine.runs.store import Run, finished, new_run, open_run, run_folder
 from engine.spec import Spec, param
 from engine.train import Progress, Training, silent, train
+
+ARCHITECTURE = "architecture.py"
+"""The file of an import run that builds its network, where the user gave one."""
 
 
 class ModelSpec(Spec):
@@ -45,9 +49,39 @@ class AttackRun(Spec):
     """``float16`` stores all weights but the normalisation's in half the space; figures are of the stored file."""
 
 
+class Architecture(Spec):
+    """A network that the user gave on the command line: the function that builds it, and the hash of its source."""
+
+    function: str
+    sha256: str
+
+
+class ImportRun(Spec):
+    """What the ``import`` command runs: a foreign checkpoint as a suspect. ``attack`` is ``None`` without a trigger."""
+
+    kind: str = "import"
+    file: str
+    weights: str
+    """The table of the file that holds the weights; ``""`` is the outermost."""
+    data: str
+    model: ModelSpec
+    """A name of the zoo, or ``given`` with ``architecture``."""
+    architecture: Architecture | None = None
+    preprocess: str = "auto"
+    attack: dict[str, Any] | None = None
+
+
+def recipe(run: Run) -> AttackRun | ImportRun:
+    """The specification of a suspect's run."""
+    return (ImportRun if run.kind == "import" else AttackRun).build(run.spec)
+
+
 @dataclass(frozen=True)
 class Suspect:
-    """A loaded suspect; ``attack`` is the true trigger where it is known."""
+    """A loaded suspect; ``attack`` is the true trigger where it is known.
+
+    ``stamped`` is the test set of a suspect whose triggered images are known but not the rule that made them.
+    """
 
     name: str
     run: Run
@@ -55,6 +89,7 @@ class Suspect:
     data: DataSet
     attack: Attack | None
     units: Units
+    stamped: TestSet | None = None
 
     @property
     def hash(self) -> str:
@@ -62,7 +97,7 @@ class Suspect:
         return str(self.run.manifest["files"]["model.safetensors"]["sha256"])
 
     def test_set(self) -> TestSet:
-        return TestSet.of(self.data.test, self.attack)
+        return self.stamped or TestSet.of(self.data.test, self.attack)
 
     def answers(self, compute: Compute) -> Answers:
         """The answers on the whole test set: those on record where they were made in this precision."""
@@ -73,7 +108,7 @@ class Suspect:
 
 
 def make_attack(name: str, params: dict[str, Any]) -> Attack:
-    return ATTACKS[name].build(params)
+    return (IMPORTED if name in IMPORTED else ATTACKS)[name].build(params)
 
 
 def statistics(images: Images) -> tuple[Tensor, Tensor]:
@@ -89,13 +124,23 @@ def load_suspect(name: str, compute: Compute) -> Suspect:
         ValueError: in one line: no such run, altered files, or weights that do not fit the architecture.
     """
     run = open_suspect(name)
-    spec = AttackRun.build(run.spec)
+    spec = recipe(run)
     data = load(spec.data)
-    model = build(spec.model.name, classes=len(data.classes), channels=data.shape[0], width=spec.model.width)
+    if isinstance(spec, ImportRun) and spec.architecture:
+        net = given.build(
+            run.path(ARCHITECTURE).read_bytes(), spec.architecture.function, len(data.classes), data.shape[0]
+        )
+        model = Classifier(net, torch.zeros(data.shape[0]), torch.ones(data.shape[0]))
+    else:
+        model = build(spec.model.name, classes=len(data.classes), channels=data.shape[0], width=spec.model.width)
     load_weights(model, run.path("model.safetensors"))
     attack = make_attack(spec.attack["name"], spec.attack["params"]) if spec.attack else None
+    stamped = None
+    if run.has("triggered.safetensors"):
+        found = {key: torch.from_numpy(value) for key, value in run.arrays("triggered").items()}
+        stamped = TestSet(data.test, found["x"].float() / 255, found["truth"], found["wanted"])
     compute.model(model).eval()
-    return Suspect(name, run, model, data, attack, units(model))
+    return Suspect(name, run, model, data, attack, units(model), stamped)
 
 
 def load_weights(model: Classifier, path: Path) -> None:

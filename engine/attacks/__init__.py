@@ -3,6 +3,7 @@
 from engine.attacks.badnets import BadNets
 from engine.attacks.base import Attack, Poisoned
 from engine.attacks.blend import Blend
+from engine.attacks.picture import Picture
 from engine.attacks.sig import SIG
 from engine.registry import Registry
 
@@ -11,4 +12,8 @@ ATTACKS.add("badnets", BadNets)
 ATTACKS.add("blend", Blend)
 ATTACKS.add("sig", SIG)
 
-__all__ = ["ATTACKS", "Attack", "Poisoned"]
+# Triggers of imported models: they describe what somebody else did, and are not offered for training.
+IMPORTED: Registry[type[Attack]] = Registry("imported trigger")
+IMPORTED.add("picture", Picture)
+
+__all__ = ["ATTACKS", "IMPORTED", "Attack", "Poisoned"]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from engine import torchvision_compat as _compat  # noqa: F401  (must come before any torchvision import)
-from engine.models import cnn, imagenet, preact_resnet, resnet, vgg, wide_resnet
+from engine.models import cnn, imagenet, preact_resnet, resnet, resnet_cifar, small_vgg, vgg, wide_resnet
 from engine.models.base import Classifier, init_weights
 from engine.registry import Registry
 
@@ -89,6 +89,28 @@ MODELS.add(
         paper="https://arxiv.org/abs/1605.07146",
         make=wide_resnet.WRN16,
         width=16,
+        min_side=16,
+    ),
+)
+MODELS.add(
+    "resnet20",
+    Model(
+        title="ResNet-20",
+        about="The CIFAR network of the residual paper: nine thin blocks, shortcuts without parameters.",
+        paper=_RESNET,
+        make=resnet_cifar.ResNet20,
+        width=16,
+        min_side=16,
+    ),
+)
+MODELS.add(
+    "small_vgg",
+    Model(
+        title="VGG, 6 layers",
+        about="Six normalised convolutions with ELU and one linear layer, as in I-BAU's checkpoints.",
+        paper="https://arxiv.org/abs/2110.03735",
+        make=small_vgg.SmallVGG,
+        width=32,
         min_side=16,
     ),
 )

@@ -1,4 +1,4 @@
-"""Processes that outlive the one that starts them: jobs and the warm worker.
+"""Processes that outlive the one that starts them: jobs and the warm worker; and confined ones for foreign files.
 
 A process is known by its number and the time it began, because numbers are used again. Where the system has no
 ``/proc`` (macOS, Windows), the number alone must do.
@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import IO
 
 from engine.paths import ROOT, workspace
 
@@ -94,3 +97,71 @@ def last_line(log: Path, limit: int = 400) -> str:
     except OSError:
         return ""
     return next((line.strip()[:limit] for line in reversed(lines) if line.strip()), "")
+
+
+def can_confine() -> bool:
+    """Whether a process's memory can be limited here: by the kernel (Linux), or by watching it with ``ps`` (macOS)."""
+    return sys.platform.startswith("linux") or sys.platform != "win32" and shutil.which("ps") is not None
+
+
+def confine(*, memory: int, seconds: int, file_bytes: int) -> None:
+    """Limit the calling process for good: address space, processor time and file size in bytes and seconds.
+
+    It can start no process, dump no core, and on Linux it gets no network and no new privileges where the kernel
+    grants that to everybody.
+    """
+    import resource
+
+    limits = {"CPU": seconds, "FSIZE": file_bytes, "CORE": 0, "NPROC": 0, "NOFILE": 16}
+    if sys.platform.startswith("linux"):
+        limits["AS"] = memory
+        with contextlib.suppress(OSError, AttributeError):
+            import ctypes
+
+            libc = ctypes.CDLL(None)
+            libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+            libc.unshare(0x10000000 | 0x40000000)  # CLONE_NEWUSER | CLONE_NEWNET
+    for name, value in limits.items():
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
+
+
+def run_confined(
+    command: list[str], *, stdin: IO[bytes], files: tuple[int, ...], memory: int, seconds: float
+) -> int | None:
+    """Run a command that confines itself; end it after ``seconds`` or, without the kernel's help, beyond ``memory``.
+
+    It inherits ``stdin`` and the descriptors ``files``, says nothing, and sees no environment but the locale's.
+
+    Returns:
+        Its exit code (negative: the signal that ended it), or None if it had to be ended.
+    """
+    kernel = sys.platform.startswith("linux")
+    child = subprocess.Popen(
+        command,
+        cwd="/",
+        env={"LC_ALL": "C.UTF-8", "PATH": os.defpath},
+        stdin=stdin,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=files,
+        start_new_session=True,
+    )
+    until = time.monotonic() + seconds
+    try:
+        while (left := until - time.monotonic()) > 0:
+            try:
+                return child.wait(left if kernel else min(left, 0.05))
+            except subprocess.TimeoutExpired:
+                if not kernel and _resident(child.pid) > memory:
+                    break
+        return None
+    finally:
+        if child.poll() is None:
+            stop(child.pid, force=True)
+            child.wait()
+
+
+def _resident(pid: int) -> int:
+    said = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+    return int(said) * 1024 if said.strip().isdecimal() else 0

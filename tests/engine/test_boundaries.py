@@ -14,7 +14,16 @@ from engine.paths import ROOT
 
 PAGE_PACKAGES = {"streamlit", "plotly"}
 TENSOR_PACKAGES = {"torch", "torchvision", "captum"}
-TORCH_FREE = ("engine.spec", "engine.registry", "engine.paths", "engine.demos", "engine.runs", "engine.pruning.cut")
+TORCH_FREE = (
+    "engine.spec",
+    "engine.registry",
+    "engine.paths",
+    "engine.demos",
+    "engine.runs",
+    "engine.pruning.cut",
+    "engine.intake.reader",
+    "engine.intake.uploads",
+)
 """What app/ may import of the engine; packages with everything in them."""
 
 
