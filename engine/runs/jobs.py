@@ -116,7 +116,7 @@ def status(job: str | Path) -> Status:
     states = [line for line in lines if "state" in line]
     steps = [line for line in lines if "what" in line]
     step = steps[-1] if steps else {}
-    measured = next((line for line in reversed(steps) if any(key in line for key in _FIGURES)), {})
+    measured: dict[str, Any] = next((line for line in reversed(steps) if any(key in line for key in _FIGURES)), {})
     last = states[-1] if states else {}
     ended = float(lines[-1].get("t", 0)) if lines else record["submitted"]
     seconds = now - record["submitted"]
