@@ -200,13 +200,13 @@ def _card(record: Record, found: list[Record]) -> None:
         _actions(record)
     if record.live or record.state == "paused":
         st.fragment(_log, run_every=1.0 if record.live else None)(record.name)
+    _compare(record, found)
     settings = record.settings()
     if settings:
         panels.over("What it was run with")
         panels.facts(["setting", "value"], list(settings.items()))
     if not record.live and record.state != "paused":
         _log(record.name)
-    _compare(record, found)
 
 
 def _result(record: Record) -> None:
@@ -223,8 +223,8 @@ def _result(record: Record) -> None:
             panels.note(" · ".join(f"{key}: {value}" for key, value in rest.items()))
         if not record.seen and record.entry.kind in ("attack", "defend", "sweep"):
             panels.locked(panels.WHY_LOCKED)
-    elif record.status is not None and (figures := _figures(record.status, record.seen)):
-        panels.note(figures)
+    elif not record.live and record.status is not None and (figures := _figures(record.status, record.seen)):
+        panels.note(f"When it stopped: {figures}")
 
 
 def _actions(record: Record) -> None:

@@ -58,6 +58,9 @@ class Keep:
         self._folder = folder / FOLDER if folder else None
         self._run = run
         self._every = float(os.environ.get("UNMASK_CHECKPOINT_SECONDS") or EVERY)
+        if self._folder is not None:
+            for torn in self._folder.glob(".*.part"):  # what a process was writing when it was killed
+                torn.unlink(missing_ok=True)
         self._began = time.monotonic()
         self._next = self._began + self._every
 
@@ -115,7 +118,7 @@ class Keep:
 def stamp(folder: Path) -> int:
     """Changes whenever a run writes a piece; 0 if it has none."""
     try:
-        return max((entry.stat().st_mtime_ns for entry in os.scandir(folder / FOLDER)), default=0)
+        return max((piece.stat().st_mtime_ns for piece in (folder / FOLDER).glob("*.safetensors")), default=0)
     except OSError:
         return 0
 

@@ -119,9 +119,11 @@ def status(job: str | Path) -> Status:
     measured: dict[str, Any] = next((line for line in reversed(steps) if any(key in line for key in _FIGURES)), {})
     last = states[-1] if states else {}
     ended = float(lines[-1].get("t", 0)) if lines else record["submitted"]
-    seconds = now - record["submitted"]
+    over = (folder / MANIFEST).exists() or (folder / CANCEL).exists() or last.get("state") in (*_ENDS, "paused")
     if worker is not None:
-        seconds = worker["spent"] + max(0.0, (now if living else ended) - worker["started"])
+        seconds = worker["spent"] + max(0.0, (now if living and not over else ended) - worker["started"])
+    else:
+        seconds = (ended if over else now) - record["submitted"]
     stands = Status(
         "queued",
         step.get("share"),
@@ -244,8 +246,10 @@ def reindex() -> dict[str, int]:
 
 def describe(folder: Path) -> Entry | None:
     """What a folder of ``runs/`` says of itself; None if it is neither a job nor a finished run."""
+    run = None
+    with contextlib.suppress(ValueError, OSError):  # a manifest that does not read is no run, but may be a job
+        run = open_run(folder)
     with contextlib.suppress(ValueError, OSError):
-        run = open_run(folder) if (folder / MANIFEST).exists() else None
         record = _read(folder) if (folder / JOB).exists() else None
         if run is None and record is None:
             return None
@@ -319,7 +323,7 @@ def worker_of(folder: Path) -> dict[str, Any] | None:
 def find(job: str | Path) -> Path:
     """The folder of a job, given its id or its folder."""
     is_id = isinstance(job, str) and Path(job).name == job
-    return runs_folder() / job if is_id else Path(job).resolve()
+    return ((runs_folder() / job) if is_id else Path(job)).resolve()
 
 
 def log_tail(folder: Path, lines: int = 40) -> list[str]:
@@ -352,6 +356,8 @@ def note(folder: Path, new: bool = False) -> None:
             reindex()
         elif (entry := describe(folder)) is not None:
             queue.put(entry, new)
+        elif not new:
+            queue.remove(folder.name)
 
 
 def _unix(created: str) -> float:

@@ -113,7 +113,7 @@ class RNP(Score):
             evidence.progress(
                 f"unlearning, pass {turn + 1}: accuracy {right / seen:.0%}",
                 0.5 * (turn + 1) / self.unlearn_passes,
-                **log[-1],
+                loss=log[-1]["loss"],
             )
             if half_way is None and self.recover_acc is not None and right / seen <= self.recover_acc:
                 half_way = copy.deepcopy(model)
@@ -147,7 +147,7 @@ class RNP(Score):
                 seen += len(y)
             log.append({"loss": loss_sum / seen, "acc": right / seen})
             done = 0.5 + 0.5 * (turn + 1) / self.mask_passes
-            evidence.progress(f"recovering, pass {turn + 1} of {self.mask_passes}", done, **log[-1])
+            evidence.progress(f"recovering, pass {turn + 1} of {self.mask_passes}", done, loss=log[-1]["loss"])
         return mask.detach().cpu().float(), log
 
     def _batches(self, evidence: Evidence, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
