@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zipfile
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,16 @@ class Record:
 
 
 def records() -> list[Record]:
-    """Everything in the workspace, newest first."""
+    """Everything in the workspace, newest first; of several with the same title the later ones are numbered."""
     titles = {s.name: s.title for s in data.suspects()}
-    return [_record(entry, titles) for entry in jobs.entries()]
+    found: list[Record] = []
+    taken: Counter[str] = Counter()
+    for entry in reversed(jobs.entries()):
+        record = _record(entry, titles)
+        taken[record.title] += 1
+        number = taken[record.title]
+        found.append(record if number == 1 else replace(record, title=f"{record.title}, no. {number}"))
+    return found[::-1]
 
 
 def _record(entry: Entry, titles: Mapping[str, str]) -> Record:
@@ -159,9 +167,11 @@ def _title(
         if model:
             return " ".join(filter(None, [attack, model, "on", source]))
         return panels.job_title(entry.label, entry.argv or (), seen)
+    if not entry.run and entry.label:
+        return panels.job_title(entry.label, entry.argv or (), seen)
     method = result.get("title") or spec.get("defense") or spec.get("detector") or ""
     if method and suspect:
-        return f"{method} on {suspect}"
+        return f"{method}{', curve' if entry.kind == 'sweep' else ''} on {suspect}"
     return panels.job_title(entry.label, entry.argv or (), seen) or entry.kind
 
 
