@@ -81,20 +81,13 @@ class Supervisor:
         self.slots = slots()
         self._early: dict[str, int] = {}
 
-    def adopt(self) -> None:
-        """Take over what another supervisor left: living workers, jobs whose worker is gone, folders not yet queued."""
-        jobs.entries()
-        for entry in queue.entries("running"):
-            told = jobs.worker_of(entry.folder)
-            if told is not None and process.alive(told["pid"], told["began"]):
-                self.workers[entry.name] = _Worker(told["pid"], told["began"], told["slot"] or "cpu", False)
-            else:
-                self._settle(entry.name, None)
-
     def step(self) -> bool:
         """Look at all workers and start what can be started; whether anything is under way or waits."""
         for name, worker in list(self.workers.items()):
             self._look(name, worker)
+        for entry in queue.entries("running"):
+            if entry.name not in self.workers:  # another supervisor's
+                self._adopt(entry)
         waiting = queue.entries("queued")
         for entry in reversed(waiting):
             if entry.name in self.workers:
@@ -103,6 +96,14 @@ class Supervisor:
             if free and queue.claim(entry.name, free[0]):
                 self._start(entry, free[0])
         return bool(self.workers or waiting)
+
+    def _adopt(self, entry: Entry) -> None:
+        """Take over what another supervisor left: a worker that lives, or a job whose worker is gone."""
+        told = jobs.worker_of(entry.folder)
+        if told is not None and process.alive(told["pid"], told["began"]):
+            self.workers[entry.name] = _Worker(told["pid"], told["began"], told["slot"] or "cpu", False)
+        else:
+            self._settle(entry.name, None)
 
     def _taken(self) -> set[str]:
         return {worker.slot for worker in self.workers.values()}
@@ -167,8 +168,9 @@ class Supervisor:
             else:
                 said = process.last_line(folder / LOG).removeprefix("error: ")
                 journal.failed(said or "the process ended without a word")
-        if not (folder / MANIFEST).exists():
-            jobs.tidy(folder)
+        stands = jobs.status(folder)
+        if stands.state in ("failed", "cancelled", "paused"):
+            jobs.tidy(folder)  # what is taken up again is left alone: somebody may be at it already
         jobs.note(folder)
 
     def _interrupted(self, name: str, journal: Journal, code: int | None) -> None:
@@ -212,7 +214,7 @@ def main() -> int:
         told = {"pid": os.getpid(), "began": process.began(os.getpid())}
         write_atomic(home / SUPERVISOR, json.dumps(told).encode())
         lay_ballast()
-        supervisor.adopt()
+        jobs.entries()  # folders that nobody has put in the queue yet
         checked = time.monotonic()
         replaced = False
         for _ in _beats(supervisor):

@@ -245,7 +245,6 @@ def test_a_worker_that_is_killed_again_and_again_without_getting_on_fails(
 
     monkeypatch.setattr(process, "spawn", dies)
     boss = supervisor.Supervisor()
-    boss.adopt()
     deadline = time.monotonic() + 60
     while boss.step():
         assert time.monotonic() < deadline
@@ -337,7 +336,6 @@ def test_without_room_a_job_is_paused_before_it_starts(quiet: Path, monkeypatch:
     monkeypatch.setattr(supervisor, "free_bytes", lambda folder: 5 << 20)
     monkeypatch.setattr(process, "spawn", lambda *_: pytest.fail("started"))
     boss = supervisor.Supervisor()
-    boss.adopt()
     boss.step()
     stands = status(job.id)
     assert (stands.state, stands.ended) == ("paused", False)
