@@ -9,9 +9,9 @@ on its folder lets one of them go on. It goes when there was nothing to do for h
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import sqlite3
 import sys
 import time
 import traceback
@@ -109,8 +109,11 @@ class Supervisor:
         return {worker.slot for worker in self.workers.values()}
 
     def _start(self, entry: Entry, slot: str) -> None:
-        folder, journal = entry.folder, Journal(entry.folder)
-        free = free_bytes(folder)
+        folder = entry.folder
+        if not folder.is_dir():  # deleted a moment ago
+            queue.remove(entry.name)
+            return
+        journal, free = Journal(folder), free_bytes(folder)
         if (folder / CANCEL).exists():
             journal.state("cancelled")
         elif free < RESERVE:
@@ -144,14 +147,16 @@ class Supervisor:
             # A worker that a supervisor before this one had just started was quicker.
             self.workers[name] = _Worker(told["pid"], told["began"], worker.slot, False)
             return
-        if folder.is_dir():
-            process.stop(worker.pid, force=True)  # children that it left behind
-            self._settle(name, worker.code)
+        process.stop(worker.pid, force=True)  # children that it left behind
+        self._settle(name, worker.code)
         del self.workers[name]
 
     def _settle(self, name: str, code: int | None) -> None:
         """Write down what became of a job whose worker is gone; ``code`` is None where it is not known."""
         folder = runs_folder() / name
+        if not folder.is_dir():
+            queue.remove(name)
+            return
         journal = Journal(folder)
         states = [line["state"] for line in tail(folder) if "state" in line]
         last = states[-1] if states else ""
@@ -163,14 +168,16 @@ class Supervisor:
                 journal.state("cancelled")
             elif code == PAUSED:
                 journal.state("paused", FULL)
+            elif last == "interrupted" and code is None:
+                pass  # known already, only the index is behind
             elif code is None or code < 0 or code > 128 or code == OTHER:
                 self._interrupted(name, journal, code)
             else:
                 said = process.last_line(folder / LOG).removeprefix("error: ")
                 journal.failed(said or "the process ended without a word")
-        stands = jobs.status(folder)
-        if stands.state in ("failed", "cancelled", "paused"):
-            jobs.tidy(folder)  # what is taken up again is left alone: somebody may be at it already
+        with contextlib.suppress(ValueError):  # its record does not read: it leaves the index
+            if jobs.status(folder).state in ("failed", "cancelled", "paused"):
+                jobs.tidy(folder)  # what is taken up again is left alone: somebody may be at it already
         jobs.note(folder)
 
     def _interrupted(self, name: str, journal: Journal, code: int | None) -> None:
@@ -196,7 +203,7 @@ def _beats(supervisor: Supervisor) -> Iterator[None]:
         try:
             if supervisor.step():
                 last = time.monotonic()
-        except (OSError, sqlite3.Error):  # a full disk, a busy index: what is to be done is still to be done
+        except Exception:  # a full disk, a busy index, an odd folder: what is to be done is still to be done
             traceback.print_exc()
             time.sleep(1)
         yield

@@ -7,6 +7,7 @@ is gone, it starts another, which goes on with the queue when this job is done. 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -71,4 +72,5 @@ def enter(folder: Path) -> Journal | None:
 def _watch() -> None:
     while True:
         time.sleep(1)
-        wake()
+        with contextlib.suppress(OSError):
+            wake()
