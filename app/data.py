@@ -284,6 +284,15 @@ def _workspace_runs() -> list[Run]:
     return sorted(found, key=lambda run: str(run.manifest.get("created")), reverse=True)
 
 
+def documents(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Specification and result of a run, kept in memory; what must not be seen is the caller's to remove.
+
+    Raises:
+        ValueError: in one line, if they were altered.
+    """
+    return _documents(str(run.folder), _stamp(run))
+
+
 def _stamp(run: Run) -> str:
     """Changes when a run is written anew; a part of every cache key."""
     return f"{run.id} {(run.folder / MANIFEST).stat().st_mtime_ns}"

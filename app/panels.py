@@ -204,6 +204,11 @@ def note(text: str) -> None:
     st.html(f'<p class="um-note">{esc(text)}</p>')
 
 
+def locked(text: str) -> None:
+    """A note on what is hidden, with a lock."""
+    st.html(f'<p class="um-note">{_LOCK}{esc(text)}</p>')
+
+
 def over(text: str) -> None:
     st.html(f'<p class="um-over">{esc(text)}</p>')
 
@@ -490,9 +495,9 @@ def live_jobs() -> list[tuple[jobs.Job, jobs.Status]]:
 
 def tray() -> None:
     rows = live_jobs()
-    going = any(not status.ended for _, status in rows)
+    going = any(not status.ended and status.state != "paused" for _, status in rows)
     if error := st.session_state.pop("job-error", None):
-        st.error(f"The job could not be started: {error}", icon=":material/error:")
+        st.error(f"That did not work: {error}.", icon=":material/error:")
     if not rows:
         return
     over("Jobs")
@@ -513,20 +518,14 @@ def _tray() -> None:
 
 def _job(job: jobs.Job, status: jobs.Status) -> None:
     with st.container(border=True, gap="xsmall", key=f"job-{job.id}"):
-        st.html(f'<p class="um-note"><b>{esc(job.label)}</b></p>')
+        seen = seen_of(job.argv[0] if job.argv else "", suspect_of(job.argv), job.folder)
+        st.html(f'<p class="um-note"><b>{esc(job_title(job.label, job.argv, seen))}</b></p>')
         if not status.ended:
-            progress(status)
-            st.button(
-                "Cancel",
-                key=f"cancel-{job.id}",
-                icon=":material/cancel:",
-                type="tertiary",
-                on_click=jobs.cancel,
-                args=(job.id,),
-            )
+            progress(status, seen)
+            cancel_button(job.id, f"cancel-{job.id}")
             return
         if status.state == "failed":
-            st.html(f'<p class="um-note um-bad">{esc(status.error or "It failed.")}</p>')
+            st.html(f'<p class="um-note um-bad">{esc(state.redact_text(status.error or "", seen) or "It failed.")}</p>')
         else:
             note(f"{'Done in' if status.state == 'done' else 'Cancelled after'} {clock(status.seconds)}.")
         st.button(
@@ -539,18 +538,66 @@ def _job(job: jobs.Job, status: jobs.Status) -> None:
         )
 
 
-def progress(status: jobs.Status) -> None:
-    """What a job is doing, how far it is and how long it has taken."""
-    what = state.redact_text(status.what, state.revealed(state.load()))
-    what = what or ("starting" if status.state == "starting" else "working")
-    st.progress(min(1.0, status.share or 0.0), text=f"{_plain(what[0].upper() + what[1:])} · {clock(status.seconds)}")
+def progress(status: jobs.Status, seen: bool) -> None:
+    """What a job is doing, how far it is, how long it has taken and how long it will take; what it waits for."""
+    if status.state == "paused":
+        st.html(f'<p class="um-note um-bad">Paused: {esc(state.redact_text(status.error or "", seen))}</p>')
+        return
+    what = state.redact_text(status.what, seen) or "working"
+    if status.state == "queued":
+        what = "waits to go on from its last checkpoint" if status.attempt else "waits for its turn"
+    elif status.state == "starting":
+        what = "goes on from its last checkpoint" if status.attempt > 1 else "starting"
+    took = clock(status.seconds)
+    left = f" · {clock(status.eta)} to go" if status.eta is not None else ""
+    st.progress(min(1.0, status.share or 0.0), text=f"{plain(what[0].upper() + what[1:])} · {took}{left}")
+
+
+def cancel_button(job: str, key: str) -> None:
+    st.button("Cancel", key=key, icon=":material/cancel:", type="tertiary", on_click=act, args=(jobs.cancel, job))
+
+
+def act(what: Callable[[str], object], job: str) -> None:
+    """Do something to a job as a callback; a refusal is shown in the sidebar."""
+    try:
+        what(job)
+    except (ValueError, OSError) as error:
+        st.session_state["job-error"] = " ".join(str(error).split())
+
+
+def seen_of(kind: str, suspect: str | None, folder: Path) -> bool:
+    """Whether everything about a run or job may be shown: that depends on the suspect that it made or is about."""
+    return state.revealed(state.load(), str(folder) if kind in ("attack", "import") else suspect or "?")
+
+
+def suspect_of(argv: Sequence[str]) -> str | None:
+    return argv[1] if len(argv) > 1 and not argv[1].startswith("-") else None
+
+
+def uses_trigger(argv: Sequence[str]) -> bool:
+    """Whether a command was allowed to use the true trigger."""
+    line = " ".join(argv).replace("=", " ")
+    return "--trigger true" in line or "--policy oracle" in line
+
+
+def job_title(label: str, argv: Sequence[str], seen: bool) -> str:
+    """What a job is called; where the trigger must stay hidden, without what would give it away."""
+    if seen:
+        return label or " ".join(argv[:1])
+    if list(argv[:1]) == ["attack"]:
+        return "Training a suspect"
+    hidden = uses_trigger(argv) or not state.redact_text(label, False)
+    return "A job that uses the trigger" if hidden and label else label or " ".join(argv[:1])
 
 
 def clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that Markdown shows as it is."""
     return "".join(f"\\{c}" if c in r"\`*_{}[]()#+!|<>~:$" else c for c in text)

@@ -50,5 +50,5 @@ def _scoring(job: str) -> None:
     status = jobs.status(job)
     if status.ended:
         st.rerun()
-    panels.progress(status)
+    panels.progress(status, state.revealed(state.load()))
     panels.note("This page updates by itself; the job goes on if you leave it, and can be cancelled in the sidebar.")

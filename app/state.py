@@ -25,7 +25,7 @@ Origin = Literal["url", "grid", "scatter", "find"]
 Edits = dict[str, str]
 
 PREFIX = "demo:"
-KEYS = ("run", "pin", "neuron", "score", "thr", "role", "lesson", "mode", "edits", "picture")
+KEYS = ("run", "pin", "neuron", "score", "thr", "role", "lesson", "mode", "edits", "picture", "job", "versus")
 DEFAULT_SCORE = "rnp"
 #: Hand edits that fit into a link.
 MOST_EDITS = 100
@@ -51,11 +51,13 @@ class Address:
     mode: Mode = "scale"
     edits: tuple[tuple[str, str], ...] = ()
     picture: int = 0
+    job: str | None = None
+    versus: str | None = None
 
     def params(self) -> dict[str, str]:
         """As URL parameters; whatever is at its default is left out."""
         found: dict[str, str] = {}
-        for key in ("run", "pin", "neuron", "role", "lesson"):
+        for key in ("run", "pin", "neuron", "role", "lesson", "job", "versus"):
             if value := getattr(self, key):
                 found[key] = value
         if self.score != DEFAULT_SCORE:
@@ -85,7 +87,7 @@ def parse(params: Mapping[str, str]) -> tuple[Address, list[str]]:
     def refuse(key: str, expected: str) -> None:
         wrong.append(f"expected {key} in the link to be {expected}, got {params[key][:60]!r}; the default is used")
 
-    for key in ("run", "pin", "lesson"):
+    for key in ("run", "pin", "lesson", "job", "versus"):
         if params.get(key):
             values[key] = params[key][:500]
     if neuron := params.get("neuron"):

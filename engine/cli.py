@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,9 +17,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from engine import demos
+from engine.runs import checkpoints, jobs, worker
+from engine.runs.files import disk_full
 from engine.runs.journal import Journal
 from engine.runs.store import Run, open_run
 
+Progress = Callable[..., None]
 Json = dict[str, Any] | list[Any]
 
 
@@ -28,16 +32,18 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, or 2 for a refusal."""
+    """Run one command; returns the exit code: 0, or 2 for a refusal (a job has a few more, see ``runs/worker.py``)."""
     journal: Journal | None = None
-    # A cancelled job must leave nothing half-written: SIGTERM unwinds like an exception.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # A cancelled job must leave nothing half-written: SIGTERM unwinds like an exception, at the next step where a
+    # loop keeps checkpoints.
+    signal.signal(signal.SIGTERM, lambda *_: None if checkpoints.ask_to_stop() else sys.exit(143))
     try:
         args = _parser().parse_args(arguments)
         folder: Path | None = getattr(args, "out", None)
         # A folder that the dashboard made for this command is told how far it is.
-        if folder is not None and (folder / "job.json").exists():
-            journal = Journal(folder)
+        if folder is not None and worker.is_job(folder) and (journal := worker.enter(folder)) is None:
+            sys.stderr.write(f"error: expected a job to do in {folder}, got one that is another's or over\n")
+            return worker.OTHER
         progress = _Reporter(journal)
         document = args.command(args, progress)
         progress.end()
@@ -45,8 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if journal:
             journal.done()
         return 0
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, sqlite3.Error) as error:
         line = " ".join(str(error).split())
+        if disk_full(error):
+            sys.stderr.write(f"error: {line}; {worker.FULL}\n")
+            if journal:
+                journal.state("paused", worker.FULL)
+                return worker.PAUSED
+            return 2
         if journal:
             journal.failed(line)
         sys.stderr.write(f"error: {line}\n")
@@ -60,9 +72,10 @@ class _Reporter:
         self._journal = journal
         self._last = 0.0
 
-    def __call__(self, what: str, share: float) -> None:
+    def __call__(self, what: str, share: float, **figures: float | None) -> None:
+        checkpoints.stop_if_asked()
         if self._journal:
-            self._journal.progress(what, share)
+            self._journal.progress(what, share, **figures)
         now = time.monotonic()
         if now - self._last >= (0.2 if sys.stderr.isatty() else 5):
             self._last = now
@@ -80,7 +93,7 @@ def _print(document: Json, as_json: bool) -> None:
         print(json.dumps(document, ensure_ascii=False, allow_nan=False))
     elif isinstance(document, list):
         for row in document:
-            print(f"{row['name']:<24} {row.get('title', '')}")
+            print(f"{row['name']:<24} {row.get('state', ''):<{10 if 'state' in row else 0}}{row.get('title', '')}")
     else:
         for key, value in document.items():
             if not isinstance(value, (dict, list)):
@@ -112,7 +125,7 @@ def _row(run: Run) -> dict[str, Any]:
     return {"run": run.id, "folder": str(run.folder), **run.result, "seconds": run.manifest["seconds"]}
 
 
-def _attack(args: argparse.Namespace, progress: Callable[[str, float], None]) -> Json:
+def _attack(args: argparse.Namespace, progress: Progress) -> Json:
     from engine.compute import Compute
     from engine.suspects import AttackRun, make_attack, run_attack
 
@@ -141,7 +154,7 @@ def _attack(args: argparse.Namespace, progress: Callable[[str, float], None]) ->
     return _row(run_attack(AttackRun.build(common, attack=recorded), compute, args.out, twin, progress))
 
 
-def _list(args: argparse.Namespace, _progress: Callable[[str, float], None]) -> Json:
+def _list(args: argparse.Namespace, _progress: Progress) -> Json:
     from engine import catalogue
 
     return catalogue.rows(args.what)
@@ -174,14 +187,14 @@ def _scoring(args: argparse.Namespace, name: str) -> tuple[dict[str, Any], Any, 
     return values, suspect, compute
 
 
-def _defend(args: argparse.Namespace, progress: Callable[[str, float], None]) -> Json:
+def _defend(args: argparse.Namespace, progress: Progress) -> Json:
     values, suspect, compute = _scoring(args, args.defense)
     from engine.defend import DefendRun, run_defend
 
     return _row(run_defend(DefendRun.build(values), suspect, compute, args.out, progress))
 
 
-def _sweep(args: argparse.Namespace, progress: Callable[[str, float], None]) -> Json:
+def _sweep(args: argparse.Namespace, progress: Progress) -> Json:
     values, suspect, compute = _scoring(args, args.score)
     from engine.defend import SweepRun, run_sweep
 
@@ -189,25 +202,25 @@ def _sweep(args: argparse.Namespace, progress: Callable[[str, float], None]) -> 
     return _row(run_sweep(spec, suspect, compute, args.out, progress))
 
 
-def _export(args: argparse.Namespace, _progress: Callable[[str, float], None]) -> Json:
+def _export(args: argparse.Namespace, _progress: Progress) -> Json:
     from engine.export import export_run
 
     files = export_run(args.run, args.format, args.out)
     return {"run": args.run, "format": args.format, "files": [str(file) for file in files]}
 
 
-def _verify(args: argparse.Namespace, _progress: Callable[[str, float], None]) -> Json:
+def _verify(args: argparse.Namespace, _progress: Progress) -> Json:
     run = open_run(demos.locate(args.run))
     return {"run": run.id, "kind": run.kind, "verified": run.verify()}
 
 
-def _inspect(args: argparse.Namespace, _progress: Callable[[str, float], None]) -> Json:
+def _inspect(args: argparse.Namespace, _progress: Progress) -> Json:
     from engine.intake.importing import inspect
 
     return inspect(args.file)
 
 
-def _import(args: argparse.Namespace, progress: Callable[[str, float], None]) -> Json:
+def _import(args: argparse.Namespace, progress: Progress) -> Json:
     from engine.compute import Compute
     from engine.intake import uploads
     from engine.intake.importing import Wanted, run_import
@@ -232,6 +245,34 @@ def _import(args: argparse.Namespace, progress: Callable[[str, float], None]) ->
     size = ModelSpec.build(model, name=args.model or "")
     wanted = Wanted(args.data, args.model, size.width, args.arch, args.weights, args.preprocess, attack)
     return _row(run_import(args.file, wanted, Compute(args.device), args.out, progress))
+
+
+def _runs(_args: argparse.Namespace, _progress: Progress) -> Json:
+    rows = []
+    for entry in jobs.entries():
+        row: dict[str, Any] = {"name": entry.name, "title": entry.label or entry.kind, "kind": entry.kind}
+        row |= {"state": entry.state, "suspect": entry.suspect, "run": entry.run, "folder": str(entry.folder)}
+        row |= {"share": None, "what": "", "error": None, "seconds": entry.seconds}
+        if entry.argv is not None and entry.state != "done":
+            stands = jobs.status(entry.folder)
+            row |= {"state": stands.state, "share": stands.share, "what": stands.what, "error": stands.error}
+            row["seconds"] = round(stands.seconds, 1)
+        rows.append(row)
+    return rows
+
+
+def _cancel(args: argparse.Namespace, _progress: Progress) -> Json:
+    jobs.cancel(args.run)
+    return {"run": args.run, "state": jobs.status(args.run).state}
+
+
+def _resume(args: argparse.Namespace, _progress: Progress) -> Json:
+    jobs.resume(args.run)
+    return {"run": args.run, "state": jobs.status(args.run).state}
+
+
+def _reindex(_args: argparse.Namespace, _progress: Progress) -> Json:
+    return dict(jobs.reindex())
 
 
 def _parser() -> _Parser:
@@ -307,6 +348,14 @@ def _parser() -> _Parser:
     export.add_argument("run", metavar="RUN")
     export.add_argument("--format", default="safetensors")
     export.add_argument("--out", "--path", dest="out", type=Path, required=True, help="NAME.safetensors")
+
+    command("runs", _runs, "the runs and jobs of the workspace, newest first")
+    for name, handler, text in (
+        ("cancel", _cancel, "stop a job; its last checkpoint is kept"),
+        ("resume", _resume, "queue a paused, failed or cancelled job again; it goes on from its last checkpoint"),
+    ):
+        command(name, handler, text).add_argument("run", metavar="RUN")
+    command("reindex", _reindex, "make the queue and the index anew from the run folders")
 
     verify = command("verify", _verify, "check every file of a run against its manifest")
     verify.add_argument("run", metavar="RUN")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from engine import torchvision_compat as _compat  # noqa: F401  (must come before any torchvision import)
+from engine.runs.checkpoints import Keep
 
 BATCH = 250
 
@@ -88,6 +89,15 @@ class Compute:
         if self.torch_device.type == "cuda":
             return f"{torch.cuda.get_device_name(self.torch_device)}, {self.precision}"
         return f"CPU ({torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads), {self.precision}"
+
+
+def steady(keep: Keep) -> None:
+    """Compute with as many threads as the process that began this run: sums in another order have other bits."""
+    if saved := keep.read("threads"):
+        if torch.get_num_threads() != saved[1]:
+            torch.set_num_threads(saved[1])
+    else:
+        keep.write("threads", {}, torch.get_num_threads())
 
 
 def generator(seed: int, purpose: str) -> torch.Generator:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from engine.compute import Compute, generator
+from engine.compute import Compute, generator, steady
 from engine.data.base import draw
 from engine.defenses import DEFENSES
 from engine.explain.activations import mean_outputs
@@ -22,7 +22,7 @@ from engine.runs.store import Draft, Run, finished, new_run, open_run, run_folde
 from engine.scores import Evidence, Score, Scores
 from engine.spec import Spec, digest, param
 from engine.suspects import Suspect, layer_rows, shares, weights
-from engine.train import Progress, silent
+from engine.train import Progress, silent, stage
 
 
 class Scoring(Spec):
@@ -120,6 +120,7 @@ def decide(spec: Scoring, suspect: Suspect, evidence: Evidence) -> Decision:
         spec.mode,
         evidence.compute,
         evidence.progress,
+        evidence.keep,
     )
     return Decision(scores, None, by_oracle(rows, policy.tolerance)["threshold"], True)
 
@@ -176,7 +177,8 @@ def run_defend(
     if known := finished(asked, _inputs(suspect, spec), out):
         return known
     with new_run(asked, _inputs(suspect, spec), out) as draft:
-        decision = decide(spec, suspect, evidence)
+        steady(draft.keep)
+        decision = decide(spec, suspect, replace(evidence, keep=draft.keep))
         progress("measuring the repaired model on the test set", 0.95)
         measured = _store_cut(draft, suspect, decision.cut, spec.mode, compute)
         draft.arrays("scores", {"values": decision.scores.values.numpy(), "cut": decision.cut.astype(np.uint8)})
@@ -209,14 +211,16 @@ def run_sweep(
     """Score a suspect, let the policies choose, and measure the curve on test images."""
     asked = spec.model_dump(mode="json")
     score = build_score(spec)
-    evidence = evidence_for(spec, suspect, compute, progress)
+    evidence = evidence_for(spec, suspect, compute, stage(progress, 0, 0.6))
     if known := finished(asked, _inputs(suspect, spec), out):
         return known
     with new_run(asked, _inputs(suspect, spec), out) as draft:
-        decision = decide(spec, suspect, evidence)
+        steady(draft.keep)
+        decision = decide(spec, suspect, replace(evidence, keep=draft.keep))
         scores, values = decision.scores, decision.scores.values.numpy()
         test = suspect.test_set().head(spec.test_samples)
-        rows = sweep(suspect.model, values, counts_for(values, spec.points), test, spec.mode, compute, progress)
+        counts, then = counts_for(values, spec.points), stage(progress, 0.6, 1)
+        rows = sweep(suspect.model, values, counts, test, spec.mode, compute, then, draft.keep)
         chosen = {
             "policy": spec.policy.name,
             "oracle": decision.oracle,

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import safetensors
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.attacks import ATTACKS, IMPORTED, Attack
-from engine.compute import Compute, generator
+from engine.compute import Compute, generator, steady
 from engine.data import load
 from engine.data.base import DataSet, Images
 from engine.demos import open_suspect
@@ -23,7 +23,7 @@ from engine.models.base import Classifier
 from engine.models.neurons import Units, units
 from engine.runs.store import Run, finished, new_run, open_run, run_folder
 from engine.spec import Spec, param
-from engine.train import Progress, Training, silent, train
+from engine.train import Probe, Progress, Training, silent, stage, train
 
 ARCHITECTURE = "architecture.py"
 """The file of an import run that builds its network, where the user gave one."""
@@ -198,6 +198,17 @@ def shares(found: Answers) -> dict[str, Any]:
     }
 
 
+def probe(test: Images, attack: Attack | None, compute: Compute, n: int = 500) -> Probe:
+    """ACC and ASR on the first ``n`` test images, for the progress of a training; they decide nothing."""
+    few = TestSet.of(test[:n], attack)
+
+    def measure(model: nn.Module) -> dict[str, float | None]:
+        found = answers(model, few, compute)
+        return {"acc": found.acc.value, "asr": found.asr.value if found.asr else None}
+
+    return measure
+
+
 def run_attack(
     spec: AttackRun,
     compute: Compute,
@@ -236,12 +247,22 @@ def run_attack(
             result = attack.poison(images, generator(spec.seed, "poison"))
             images, poisoned = result.images, int(result.which.sum())
             progress(f"{poisoned:,} of {len(images):,} training images are poisoned", 0.0)
-        history = train(model, images, spec.training, generator(spec.seed, "order"), compute, progress)
+        steady(draft.keep)
+        history = train(
+            model,
+            images,
+            spec.training,
+            generator(spec.seed, "order"),
+            compute,
+            stage(progress, 0, 0.97),
+            draft.keep,
+            probe(data.test, attack, compute),
+        )
         draft.arrays("model", weights(model, spec.store))
         # The figures are those of the stored file, not of the tensors in memory.
         load_weights(model, draft.folder / "model.safetensors")
         compute.model(model).eval()
-        progress("measuring on the test set", 1.0)
+        progress("measuring on the test set", 0.97)
         test = TestSet.of(data.test, attack)
         found = answers(model, test, compute)
         vectors = {"correct": found.correct, "fooled": found.fooled, "robust": found.robust}

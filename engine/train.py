@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.compute import Compute
 from engine.data.base import Images
+from engine.runs.checkpoints import NOTHING, Keep
 from engine.spec import Spec, param
 
-Progress = Callable[[str, float], None]
-"""Called with what is being done, and how much of it is done (0..1)."""
+
+class Progress(Protocol):
+    """Called with what is being done, how much of it is done (0..1), and figures such as step, loss, acc, asr."""
+
+    def __call__(self, what: str, share: float, **figures: float | None) -> None: ...
 
 
-def silent(_what: str, _share: float) -> None:
+def silent(what: str, share: float, **figures: float | None) -> None:  # noqa: ARG001
     """The progress callback that reports nothing."""
+
+
+def stage(progress: Progress, start: float, end: float) -> Progress:
+    """The progress of a part: its 0..1 is ``start``..``end`` of the whole."""
+
+    def report(what: str, share: float, **figures: float | None) -> None:
+        progress(what, start + share * (end - start), **figures)
+
+    return report
 
 
 class Training(Spec):
@@ -52,6 +68,10 @@ def shift_and_flip(x: Tensor, rng: torch.Generator, pad: int = 4) -> Tensor:
     return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
+Probe = Callable[[nn.Module], dict[str, float | None]]
+"""Measures a model between two epochs: ``acc`` and ``asr`` on a few test images, say."""
+
+
 def train(
     model: nn.Module,
     images: Images,
@@ -59,18 +79,36 @@ def train(
     rng: torch.Generator,
     compute: Compute,
     progress: Progress = silent,
+    keep: Keep = NOTHING,
+    probe: Probe | None = None,
 ) -> list[dict[str, float]]:
-    """Train ``model`` in place; returns loss and accuracy of each epoch (running, in training mode)."""
+    """Train ``model`` in place; returns loss and accuracy of each epoch (running, in training mode).
+
+    A training that ``keep`` knows goes on where it was: on the CPU the result has the same bits as an undisturbed one.
+    """
     compute.model(model).train()
     optimizer = torch.optim.SGD(
         model.parameters(), lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, nesterov=True
     )
-    steps = spec.epochs * sum(1 for _ in batches(len(images), spec.batch, torch.Generator()))
+    per_epoch = sum(1 for _ in batches(len(images), spec.batch, torch.Generator()))
+    steps = spec.epochs * per_epoch
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, spec.lr, total_steps=steps, pct_start=0.25)
-    history, done = [], 0
-    for epoch in range(spec.epochs):
-        loss_sum = right = seen = 0.0
-        for index in batches(len(images), spec.batch, rng):
+    at = _Position()
+    if saved := keep.read("train"):
+        at = _restore(model, optimizer, schedule, rng, *saved)
+    figures: dict[str, float | None] = dict(at.figures)
+    for epoch in range(at.done // per_epoch, spec.epochs):
+        # Half-way through an epoch its order is drawn again, and the generator then put where it was.
+        skip, now = at.done % per_epoch, rng.get_state()
+        if skip:
+            rng.set_state(at.epoch_began)
+        else:
+            at.epoch_began, at.loss_sum, at.right, at.seen = now, 0.0, 0, 0
+        order = batches(len(images), spec.batch, rng)
+        for index in itertools.islice(order, skip, None):
+            if skip:
+                rng.set_state(now)
+                skip = 0
             x, y = compute.images(images.x[index]), images.y[index].to(compute.torch_device)
             if spec.augment:
                 x = shift_and_flip(x, rng)
@@ -81,11 +119,77 @@ def train(
             loss.backward()
             optimizer.step()
             schedule.step()
-            loss_sum += float(loss.detach()) * len(index)
-            right += int((logits.detach().argmax(1) == y).sum())
-            seen += len(index)
-            done += 1
-            if done % 10 == 0 or done == steps:
-                progress(f"epoch {epoch + 1} of {spec.epochs}, loss {loss_sum / seen:.3f}", done / steps)
-        history.append({"loss": loss_sum / seen, "acc": right / seen})
-    return history
+            at.loss_sum += float(loss.detach()) * len(index)
+            at.right += int((logits.detach().argmax(1) == y).sum())
+            at.seen += len(index)
+            at.done += 1
+            if at.done % 10 == 0 or at.done == steps:
+                mean = at.loss_sum / at.seen
+                progress(
+                    f"epoch {epoch + 1} of {spec.epochs}, loss {mean:.3f}",
+                    at.done / steps,
+                    step=at.done,
+                    steps=steps,
+                    loss=mean,
+                    **{"acc": at.right / at.seen, **figures},
+                )
+            if at.done % per_epoch == 0:
+                at.history.append({"loss": at.loss_sum / at.seen, "acc": at.right / at.seen})
+                if probe is not None:
+                    at.figures = figures = probe(model)
+            if keep.due or (at.done == steps and keep.worth):
+                keep.write("train", *_snapshot(model, optimizer, schedule, rng, at))
+    return at.history
+
+
+class _Position:
+    """Where a training is: steps done, sums over the present epoch, and the generator's state when that began."""
+
+    def __init__(self, values: dict[str, Any] | None = None, epoch_began: Tensor | None = None) -> None:
+        values = values or {}
+        self.done: int = values.get("done", 0)
+        self.loss_sum: float = values.get("loss_sum", 0.0)
+        self.right: int = values.get("right", 0)
+        self.seen: int = values.get("seen", 0)
+        self.history: list[dict[str, float]] = values.get("history", [])
+        self.figures: dict[str, float | None] = values.get("figures", {})
+        self.epoch_began = torch.Generator().get_state() if epoch_began is None else epoch_began
+
+    def values(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "epoch_began"}
+
+
+def _snapshot(
+    model: nn.Module,
+    optimizer: torch.optim.SGD,
+    schedule: torch.optim.lr_scheduler.OneCycleLR,
+    rng: torch.Generator,
+    at: _Position,
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    state = optimizer.state_dict()
+    for number, slots in state["state"].items():
+        tensors |= {f"momentum.{number}": slots["momentum_buffer"]}
+    tensors |= {"rng.now": rng.get_state(), "rng.epoch": at.epoch_began}
+    arrays = {key: value.detach().cpu().contiguous().numpy() for key, value in tensors.items()}
+    return arrays, {"at": at.values(), "groups": state["param_groups"], "schedule": schedule.state_dict()}
+
+
+def _restore(
+    model: nn.Module,
+    optimizer: torch.optim.SGD,
+    schedule: torch.optim.lr_scheduler.OneCycleLR,
+    rng: torch.Generator,
+    arrays: dict[str, np.ndarray],
+    state: dict[str, Any],
+) -> _Position:
+    tensors = {key: torch.from_numpy(value.copy()) for key, value in arrays.items()}
+    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+    parameters = list(model.parameters())
+    momenta = {int(k.removeprefix("momentum.")): v for k, v in tensors.items() if k.startswith("momentum.")}
+    # As the optimizer made them: on the parameter's device, in its memory format.
+    slots = {n: {"momentum_buffer": torch.empty_like(parameters[n]).copy_(v)} for n, v in momenta.items()}
+    optimizer.load_state_dict({"state": slots, "param_groups": state["groups"]})
+    schedule.load_state_dict(state["schedule"])
+    rng.set_state(tensors["rng.now"])
+    return _Position(state["at"], tensors["rng.epoch"])

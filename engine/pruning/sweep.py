@@ -13,6 +13,7 @@ from engine.metrics import Answers, Share, TestSet, answers
 from engine.models.masking import Mode, masked
 from engine.pruning.cut import thresholds
 from engine.pruning.thresholds import cut_of, ladder
+from engine.runs.checkpoints import NOTHING, Keep
 from engine.train import Progress, silent
 
 
@@ -45,13 +46,27 @@ def sweep(
     mode: Mode,
     compute: Compute,
     progress: Progress = silent,
+    keep: Keep = NOTHING,
 ) -> list[dict[str, Any]]:
-    """Measure each cut of ``counts`` units, the most suspicious first; the model is left as it was."""
-    rows = []
-    for k, count in enumerate(counts):
+    """Measure each cut of ``counts`` units, the most suspicious first; the model is left as it was.
+
+    Points that ``keep`` knows are not measured again.
+    """
+    saved = keep.read("curve")
+    rows: list[dict[str, Any]] = saved[1] if saved else []
+    for k, count in list(enumerate(counts))[len(rows) :]:
         threshold, cut = cut_of(values, count)
         with masked(model, torch.from_numpy(cut), mode):
             found = answers(model, test, compute)
         rows.append(point(found, threshold, int(cut.sum())))
-        progress(f"curve, point {k + 1} of {len(counts)}: {count:,} units cut", (k + 1) / len(counts))
+        progress(
+            f"curve, point {k + 1} of {len(counts)}: {count:,} units cut",
+            (k + 1) / len(counts),
+            step=k + 1,
+            steps=len(counts),
+            acc=rows[-1]["acc"],
+            asr=rows[-1]["asr"],
+        )
+        if keep.due:
+            keep.write("curve", {}, rows)
     return rows

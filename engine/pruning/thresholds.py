@@ -23,8 +23,10 @@ from torch import Tensor, nn
 from engine.metrics import paired_interval
 from engine.models.masking import Mode, masked
 from engine.pruning.cut import cut_at, thresholds
+from engine.runs.checkpoints import NOTHING, Keep
 from engine.scores.base import Evidence, Score, Scores
 from engine.spec import Spec, param
+from engine.train import Progress
 
 PolicyName = Literal["tolerance", "knee", "fixed", "fraction", "oracle"]
 
@@ -108,20 +110,21 @@ def cross_fit(
         raise ValueError(f"expected at least {2 * folds} samples for {folds} folds, got {n}")
     fold_of = torch.arange(n) % folds  # the images come in random order
     seen_by = [{(first + k) % folds for k in range(folds // 2)} for first in range(folds)]
-    found: list[Scores] = []
-    for k, seen in enumerate(seen_by):
-
-        def report(what: str, share: float, k: int = k) -> None:
-            evidence.progress(f"score {k + 1} of {folds}, {what}", 0.8 * (k + share) / folds)
-
+    found = _scores_of(evidence.keep)
+    for k, seen in list(enumerate(seen_by))[len(found) :]:
         half = images[torch.isin(fold_of, torch.tensor(sorted(seen)))]
-        part = replace(evidence, images=half, seed=evidence.seed * folds + k, progress=report)
+        report = _fold(evidence.progress, k, folds)
+        part = replace(evidence, images=half, seed=evidence.seed * folds + k, progress=report, keep=NOTHING)
         found.append(score(model, part))
+        if evidence.keep.due or (k + 1 == folds and evidence.keep.worth):
+            _keep_scores(evidence.keep, found)
     values = torch.stack([s.values for s in found])
     unseen = [score.combine(values[[fold not in seen for seen in seen_by]]).numpy() for fold in range(folds)]
     counts = ladder(int((~values[0].isnan()).sum()))
-    correct, reached = torch.zeros(len(counts), n, dtype=torch.bool), len(counts)
-    for k, count in enumerate(counts):
+    correct, reached, begin = torch.zeros(len(counts), n, dtype=torch.bool), len(counts), 0
+    if saved := evidence.keep.read("held_out"):
+        correct, begin = torch.from_numpy(saved[0]["correct"].astype(bool)), saved[1]["next"]
+    for k, count in list(enumerate(counts))[begin:]:
         for fold in range(folds):
             own = fold_of == fold
             _, cut = cut_of(unseen[fold], int(count))
@@ -132,7 +135,35 @@ def cross_fit(
         if float(correct[0].float().mean() - correct[k].float().mean()) > give_up:
             reached = k + 1
             break
+        if evidence.keep.due or (k + 1 == len(counts) and evidence.keep.worth):
+            evidence.keep.write("held_out", {"correct": correct.numpy().astype(np.uint8)}, {"next": k + 1})
     return replace(found[0], values=score.combine(values)), HeldOut(counts[:reached], correct[:reached])
+
+
+def _fold(progress: Progress, k: int, folds: int) -> Progress:
+    def report(what: str, share: float, **figures: float | None) -> None:
+        progress(f"score {k + 1} of {folds}, {what}", 0.8 * (k + share) / folds, **figures)
+
+    return report
+
+
+def _keep_scores(keep: Keep, found: list[Scores]) -> None:
+    """The scores of the first folds; only the first one's unlearned model is used later."""
+    arrays = {f"values.{k}": scores.values.numpy() for k, scores in enumerate(found)}
+    if found[0].unlearned is not None:
+        arrays |= {f"unlearned.{name}": value.cpu().numpy() for name, value in found[0].unlearned.items()}
+    rows = [{"native": scores.native, "oracle": scores.oracle, "log": scores.log} for scores in found]
+    keep.write("scores", arrays, rows)
+
+
+def _scores_of(keep: Keep) -> list[Scores]:
+    saved = keep.read("scores")
+    if saved is None:
+        return []
+    arrays, rows = saved
+    unlearned = {k.removeprefix("unlearned."): torch.from_numpy(v) for k, v in arrays.items() if k[:2] == "un"}
+    found = [Scores(values=torch.from_numpy(arrays[f"values.{k}"]), **row) for k, row in enumerate(rows)]
+    return [replace(found[0], unlearned=unlearned or None), *found[1:]]
 
 
 def by_tolerance(held_out: HeldOut, tolerance: float) -> int:

@@ -13,17 +13,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
 from engine.paths import ROOT, workspace
 
 _children: dict[int, subprocess.Popen[bytes]] = {}
+_ended: dict[int, subprocess.Popen[bytes]] = {}
 
 
-def spawn(module: list[str], log: Path) -> subprocess.Popen[bytes]:
-    """Start ``python -m MODULE …`` detached: own process group, no input, everything it says appended to ``log``."""
-    env = {**os.environ, "UNMASK_HOME": str(workspace().resolve())}
+def spawn(module: list[str], log: Path, more: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start ``python -m MODULE …`` detached: own process group, no input, everything it says appended to ``log``.
+
+    ``more`` goes on top of this process's environment variables.
+    """
+    env = {**os.environ, "UNMASK_HOME": str(workspace().resolve()), **(more or {})}
     with log.open("ab") as out:
         child = subprocess.Popen(
             [sys.executable, "-m", *module],
@@ -43,7 +48,9 @@ def began(pid: int) -> str | None:
     """When a process began, in the system's own terms: ``""`` where the system does not say, ``None`` if it is gone."""
     child = _children.get(pid)
     if child is not None and child.poll() is not None:
-        _children.pop(pid, None)
+        _ended[pid] = _children.pop(pid)
+        while len(_ended) > 64:
+            del _ended[next(iter(_ended))]
     if sys.platform == "win32":
         return _alive_on_windows(pid)
     if Path("/proc/self/stat").exists():
@@ -75,6 +82,12 @@ def _alive_on_windows(pid: int) -> str | None:
         kernel.CloseHandle(handle)
 
 
+def exit_code(pid: int) -> int | None:
+    """How a process ended that this one started: its code, or minus the number of the signal; None if not known."""
+    child = _children.get(pid) or _ended.get(pid)
+    return None if child is None else child.poll()
+
+
 def alive(pid: int, began_at: str) -> bool:
     return began(pid) == began_at
 
@@ -86,6 +99,39 @@ def stop(pid: int, *, force: bool = False) -> None:
             os.kill(pid, signal.SIGTERM)
         else:
             os.killpg(pid, signal.SIGKILL if force else signal.SIGTERM)
+
+
+def hold(path: Path) -> int | None:
+    """Take a lock that this process holds until it ends, however it ends; None if another process has it.
+
+    The lock is on the open file, which a process started with :func:`spawn` does not inherit. Close the returned
+    descriptor to let go.
+    """
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        return None
+    return file
+
+
+def gpus() -> list[str]:
+    """The NVIDIA devices that ``CUDA_VISIBLE_DEVICES`` leaves visible, as that variable names them."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [name.strip() for name in chosen.split(",") if name.strip() and name.strip() != "-1"]
+    try:
+        return [str(k) for k, _ in enumerate(sorted(Path("/proc/driver/nvidia/gpus").iterdir()))]
+    except OSError:
+        return []
 
 
 def last_line(log: Path, limit: int = 400) -> str:

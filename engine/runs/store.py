@@ -25,13 +25,18 @@ import numpy as np
 import safetensors.numpy
 
 from engine.paths import workspace
+from engine.runs import checkpoints
+from engine.runs.checkpoints import Keep
+from engine.runs.files import sync_folder, write_atomic
 from engine.spec import SCHEMA_VERSION, digest
 
 MANIFEST = "manifest.json"
 #: Written while a run is going on, and not part of what it found.
-JOURNAL = ("events.jsonl", "log.txt", "job.json")
+JOURNAL = ("events.jsonl", "log.txt", "job.json", "worker.json", "worker.lock", "cancel", checkpoints.FOLDER)
 #: Files of an unfinished run lie in a folder of this name and the process id.
 PART = ".part-"
+#: The manifest of a run whose files are just being moved into its folder.
+COMMIT = ".commit.json"
 
 
 def _alive(pid: str) -> bool:
@@ -52,19 +57,6 @@ def sha256_of(path: Path) -> str:
 def run_id(spec: dict[str, Any], inputs: dict[str, str]) -> str:
     """Hash of the specification, the input hashes and the schema version: 16 hexadecimal digits."""
     return digest({"spec": spec, "inputs": inputs, "schema": SCHEMA_VERSION})[:16]
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old or the new content, also after a power cut."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def json_bytes(value: Any) -> bytes:
@@ -159,10 +151,11 @@ def open_run(folder: Path) -> Run:
 
 
 class Draft:
-    """A run being written; see :func:`new_run`."""
+    """A run being written; see :func:`new_run`. ``keep`` takes what is worked out on the way."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, keep: Keep = checkpoints.NOTHING) -> None:
         self.folder = folder
+        self.keep = keep
         self.result: dict[str, Any] | None = None
 
     def arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
@@ -194,19 +187,31 @@ def finished(spec: dict[str, Any], inputs: dict[str, str], out: Path | None = No
             raise ValueError(f"expected {folder} to be empty or to hold the same specification, got another run")
         run.verify()
         return run
-    # What a killed process left behind (.part-PID) is no one's; the next run of the folder clears it away.
-    if folder.is_dir() and any(e.name not in JOURNAL and not e.name.startswith(PART) for e in folder.iterdir()):
+    # What a killed process left behind is no one's; the next run of the folder clears it away.
+    found = {e.name for e in folder.iterdir() if not e.name.startswith(PART)} if folder.is_dir() else set()
+    if found - {*JOURNAL, *_left(folder)}:
         raise ValueError(f"expected {folder} to be empty or to hold the same specification, got other files")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"expected {folder} to be a folder, got a file")
     return None
 
 
+def _left(folder: Path) -> list[str]:
+    """Files of a run whose process was killed while it moved them here, or in the middle of writing one."""
+    found = [entry.name for entry in folder.glob(".*.part")]
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        found += [str(name) for name in json.loads((folder / COMMIT).read_text())["files"]]
+    if (folder / COMMIT).exists():
+        found.append(COMMIT)
+    return [name for name in found if Path(name).name == name]
+
+
 @contextlib.contextmanager
 def new_run(spec: dict[str, Any], inputs: dict[str, str], out: Path | None = None) -> Iterator[Draft]:
     """Write a run; files appear in its folder only when all of them are complete.
 
-    The block must set ``draft.result``. If it raises, nothing stays but the journal of the job.
+    The block must set ``draft.result``. If it raises, nothing stays but the journal of the job and, unless a
+    ``ValueError`` says that the run is impossible, the pieces from which the same command goes on.
     """
     folder, started = run_folder(spec, inputs, out), time.time()
     created = not folder.exists()
@@ -214,10 +219,12 @@ def new_run(spec: dict[str, Any], inputs: dict[str, str], out: Path | None = Non
     for left in folder.glob(f"{PART}*"):
         if not _alive(left.name.removeprefix(PART)):
             shutil.rmtree(left, ignore_errors=True)
-    part = folder / f"{PART}{os.getpid()}"
+    for name in _left(folder):
+        (folder / name).unlink(missing_ok=True)
+    part, keep = folder / f"{PART}{os.getpid()}", Keep(folder, run_id(spec, inputs))
     part.mkdir()
     try:
-        draft = Draft(part)
+        draft = Draft(part, keep)
         yield draft
         assert draft.result is not None
         draft.json("spec.json", spec)
@@ -232,9 +239,15 @@ def new_run(spec: dict[str, Any], inputs: dict[str, str], out: Path | None = Non
             "seconds": round(time.time() - started, 2),
             "files": files,
         }
+        write_atomic(folder / COMMIT, json_bytes(manifest))
         for name in files:
             os.replace(part / name, folder / name)
-        write_atomic(folder / MANIFEST, json_bytes(manifest))
+        os.replace(folder / COMMIT, folder / MANIFEST)
+        sync_folder(folder)
+        keep.clear()
+    except ValueError:
+        keep.clear()
+        raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
         if created and folder.is_dir() and not any(folder.iterdir()):

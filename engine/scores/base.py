@@ -16,13 +16,17 @@ from torch import Tensor, nn
 from engine.attacks.base import Attack
 from engine.compute import Compute, generator
 from engine.data.base import Images
+from engine.runs.checkpoints import NOTHING, Keep
 from engine.spec import Spec
 from engine.train import Progress, silent
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a score may look at: clean defense images, and a trigger only where the caller chose to give one."""
+    """What a score may look at: clean defense images, and a trigger only where the caller chose to give one.
+
+    ``keep`` is where a run that takes several scores keeps those that are done.
+    """
 
     images: Images
     seed: int
@@ -30,6 +34,7 @@ class Evidence:
     trigger: Attack | None = None
     trigger_is_true: bool = False
     progress: Progress = silent
+    keep: Keep = NOTHING
 
     def rng(self, purpose: str) -> torch.Generator:
         return generator(self.seed, purpose)

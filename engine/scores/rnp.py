@@ -134,7 +134,9 @@ class RNP(Score):
             schedule.step()
             log.append({"loss": loss_sum / seen, "acc": right / seen})
             evidence.progress(
-                f"unlearning, pass {turn + 1}: accuracy {right / seen:.0%}", (turn + 1) / self.unlearn_passes
+                f"unlearning, pass {turn + 1}: accuracy {right / seen:.0%}",
+                0.5 * (turn + 1) / self.unlearn_passes,
+                loss=log[-1]["loss"],
             )
             if half_way is None and self.recover_acc is not None and right / seen <= self.recover_acc:
                 half_way = copy.deepcopy(model)
@@ -168,7 +170,8 @@ class RNP(Score):
                 right += int((logits.detach().argmax(1) == y).sum())
                 seen += len(y)
             log.append({"loss": loss_sum / seen, "acc": right / seen})
-            evidence.progress(f"recovering, pass {turn + 1} of {self.mask_passes}", (turn + 1) / self.mask_passes)
+            done = 0.5 + 0.5 * (turn + 1) / self.mask_passes
+            evidence.progress(f"recovering, pass {turn + 1} of {self.mask_passes}", done, loss=log[-1]["loss"])
         return mask.detach().cpu().float(), log
 
     def _batches(self, evidence: Evidence, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:

@@ -210,7 +210,7 @@ def test_without_any_suspect_the_page_offers_the_first_action(
 ) -> None:
     del worker
     monkeypatch.setattr(demos, "DEMOS", workspace / "none")
-    for view in PAGES:
+    for view in (*PAGES, "views/runs.py"):
         at = AppTest.from_file(MAIN, default_timeout=30).run()
         if view != PAGES[0]:
             at.switch_page(view).run()

@@ -92,7 +92,7 @@ def unseen(seed: int, compute: Compute) -> Run:
         training={"epochs": 3},
         seed=seed,
     )
-    return run_attack(spec, compute, progress=lambda what, share: sys.stderr.write(f"\r{share:4.0%} {what:<60}"))
+    return run_attack(spec, compute, progress=lambda what, share, **_: sys.stderr.write(f"\r{share:4.0%} {what:<60}"))
 
 
 def main() -> None:

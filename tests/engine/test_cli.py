@@ -16,6 +16,8 @@ import torch
 
 from engine.cli import main
 from engine.paths import ROOT
+from engine.runs import jobs
+from engine.runs.checkpoints import Keep
 from engine.runs.store import open_run
 from tests import tiny
 
@@ -276,3 +278,52 @@ def test_process_exit_codes_and_streams() -> None:
     assert bad.returncode == 2
     assert bad.stdout == ""
     assert bad.stderr.count("\n") == 1
+
+
+def test_the_queue_from_the_terminal(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, suspect: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNMASK_HOME", str(tmp_path))
+    monkeypatch.setattr(jobs, "wake", lambda: None)
+    assert run(capsys, "runs") == []
+    shutil.copytree(suspect, tmp_path / "runs" / "mine")
+    job = jobs.submit(["sweep", "demo:badnets", "--score", "random"], label="A curve")
+    rows = {row["name"]: row for row in run(capsys, "runs")}
+    assert (rows["mine"]["kind"], rows["mine"]["state"], rows["mine"]["run"]) == (
+        "attack",
+        "done",
+        open_run(suspect).id,
+    )
+    assert (rows[job.id]["title"], rows[job.id]["state"], rows[job.id]["error"]) == ("A curve", "queued", None)
+    assert run(capsys, "cancel", job.id) == {"run": job.id, "state": "cancelled"}
+    assert run(capsys, "resume", str(job.folder)) == {"run": str(job.folder), "state": "queued"}
+    assert run(capsys, "reindex") == {"runs": 1, "jobs": 1}
+    assert main(["runs"]) == 0
+    assert f"{job.id:<24} queued    A curve" in capsys.readouterr().out
+    assert "expected a job, got 'nobody'" in refusal(capsys, "cancel", "nobody")
+    assert "which is queued" in refusal(capsys, "resume", job.id)
+
+
+def test_a_command_that_was_killed_goes_on_where_it_was(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    monkeypatch.setenv("UNMASK_CHECKPOINT_SECONDS", "0")
+    command = ["attack", "--data", data, "--model", "resnet18", "--attack", "none", "--set", "model.width=4"]
+    command += ["--set", "training.epochs=1", "--set", "training.batch=200", "--out", str(tmp_path / "run")]
+    write = Keep.write
+
+    def dies(self: Keep, name: str, arrays: Any, state: Any) -> None:
+        write(self, name, arrays, state)
+        if name == "train":
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Keep, "write", dies)
+        with pytest.raises(Killed):
+            main(command)
+    assert (tmp_path / "run" / "checkpoint" / "train.safetensors").exists()
+    assert run(capsys, *command)["acc"] is not None
+    assert not (tmp_path / "run" / "checkpoint").exists()

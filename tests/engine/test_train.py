@@ -49,7 +49,11 @@ def test_progress_rises_to_one(tiny_data: DataSet, compute: Compute) -> None:
     seen: list[tuple[str, float]] = []
     images = tiny_data.train[:130]
     spec = Training(epochs=3, batch=10)
-    train(tiny_model(), images, spec, generator(0, "train"), compute, lambda what, share: seen.append((what, share)))
+
+    def note(what: str, share: float, **figures: float | None) -> None:
+        seen.append((what, share))
+
+    train(tiny_model(), images, spec, generator(0, "train"), compute, note)
     shares = [share for _, share in seen]
     assert shares == sorted(shares)
     assert shares[-1] == 1
