@@ -372,6 +372,13 @@ def pickles() -> Iterator[tuple[str, Case]]:
     yield "number of 255 bytes", bad(b"\x8a\xff" + b"\x7f" * 255)
     yield "number of 2 GB", bad(b"\x8b\xff\xff\xff\x7f")
     yield "number of -1 bytes", bad(b"\x8b\xff\xff\xff\xff")
+    for label, code in {
+        "UNICODE": b"Va\\u0041\n", "STRING": b"S'a\\x41'\n", "INT": b"I12\n", "LONG": b"L12L\n", "FLOAT": b"F1.5\n",
+        "PERSID": b"P0\n", "PUT": b"Np0\n", "GET": b"Np0\ng0\n", "LIST": b"(l", "DICT": b"(d", "DUP": b"N2", "POP_MARK": b"(1N",
+        "EMPTY_SET": b"\x8f", "FROZENSET": b"(\x91", "LONG4": b"\x8b\x01\0\0\0\x01", "INST": b"(ia.b\nc\n", "BAD STRING": b"S\xff\n",
+        "BAD UNICODE": b"V\\uzzzz\n", "BAD INT": b"Ix\n", "STRING IN BAD UTF-8": b"U\x02\xff\xfe" + b"i\xff\n\xff\n",
+    }.items():  # fmt: skip
+        yield f"{label} before a name", bad(code + b"0" + name("a.b"))
     yield "number of a million digits", bad(b"I" + b"9" * 1_000_000 + b"\n")
     yield "long of a million digits", bad(b"L" + b"9" * 1_000_000 + b"L\n")
     yield "wide number", bad(table((text("n"), b"\x8a\x20" + b"\x7f" * 32)), "plain")

@@ -45,7 +45,7 @@ def _images(state: Any) -> list[tuple[int, str, int, int]]:
         number, wanted, truth = _int(index), _int(info[0]), _int(info[1])
         if number is None or wanted is None or truth is None or len(rows) >= _MAX_IMAGES:
             raise Refused("expected whole numbers for poisoned test images and their labels, got something else")
-        rows.append((number, printable(path[:1000]), wanted, truth))
+        rows.append((number, path[:1000], wanted, truth))
     return rows
 
 

@@ -12,6 +12,7 @@ What the records of tensors and arrays mean is :mod:`engine.intake.checkpoint`'s
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
 import itertools
@@ -93,6 +94,11 @@ def names_behind(data: bytes, names: set[str], operations: int = 50_000) -> None
                 names.add(printable(".".join(texts)[: 2 * _MAX_NAME]))
             elif isinstance(argument, str):
                 texts = [*texts[-1:], argument]
+
+
+# The disassembler's codecs are imported at their first use, which the lock of the reading process would not allow.
+for _codec in ("ascii", "latin-1", "utf-8", "raw-unicode-escape", "unicode-escape"):
+    codecs.lookup(_codec)
 
 
 def _instructions(data: bytes) -> Iterator[Any]:
