@@ -178,6 +178,9 @@ def resume(job: str | Path) -> None:
     """
     folder = find(job)
     stands = status(folder)
+    deadline = time.monotonic() + GRACE
+    while stands.state in ("paused", "failed", "cancelled") and _held(folder) and time.monotonic() < deadline:
+        time.sleep(0.05)  # its process has said its last word and is about to go
     if stands.state not in ("paused", "failed", "cancelled") or _held(folder):
         how = "still ending" if stands.state in ("paused", "failed", "cancelled") else stands.state
         raise ValueError(f"expected a job that is paused, failed or cancelled, got {folder.name}, which is {how}")
@@ -205,8 +208,9 @@ def delete(job: str | Path) -> None:
     trash = workspace().resolve() / f".trash-{folder.name}-{secrets.token_hex(2)}"
     os.replace(folder, trash)
     shutil.rmtree(trash, ignore_errors=True)
-    if queue.usable():
-        queue.remove(folder.name)
+    with contextlib.suppress(sqlite3.Error):
+        if queue.usable():
+            queue.remove(folder.name)
 
 
 def jobs() -> list[Job]:
@@ -215,9 +219,23 @@ def jobs() -> list[Job]:
 
 
 def entries() -> list[Entry]:
-    """Every run and job of the workspace, newest first, after a look at which folders came and went."""
+    """Every run and job of the workspace, newest first, after a look at which folders came and went.
+
+    Where the index cannot even be opened, as on a disk without any room, the folders are read instead.
+    """
     if not runs_folder().is_dir():
         return []
+    try:
+        now = _indexed()
+    except sqlite3.OperationalError:
+        now = sorted(_described(), key=lambda entry: (entry.submitted, entry.name), reverse=True)
+    if any(entry.state in ("queued", "running") for entry in now):
+        with contextlib.suppress(OSError):
+            wake()
+    return now
+
+
+def _indexed() -> list[Entry]:
     if not queue.usable():
         reindex()
     known = {entry.name: entry for entry in queue.entries()}
@@ -227,16 +245,17 @@ def entries() -> list[Entry]:
         note(runs_folder() / name, new=True)
     for name in known.keys() - there:
         queue.remove(name)
-    now = queue.entries() if there != known.keys() else list(known.values())
-    if any(entry.state in ("queued", "running") for entry in now):
-        wake()
-    return now
+    return queue.entries() if there != known.keys() else list(known.values())
+
+
+def _described() -> list[Entry]:
+    folders = sorted(runs_folder().iterdir()) if runs_folder().is_dir() else []
+    return [entry for folder in folders if (entry := describe(folder)) is not None]
 
 
 def reindex() -> dict[str, int]:
     """Make the queue and the index anew from the run folders; returns how many runs and jobs were found."""
-    folders = sorted(runs_folder().iterdir()) if runs_folder().is_dir() else []
-    found = [entry for folder in folders if (entry := describe(folder)) is not None]
+    found = _described()
     queue.usable()  # puts a file aside that is no database
     queue.rebuild(found)
     if any(entry.state in ("queued", "running") for entry in found):

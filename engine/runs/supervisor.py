@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sys
 import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from engine.paths import workspace
 from engine.runs import jobs, process, queue
@@ -45,6 +47,7 @@ class _Worker:
     began: str
     slot: str
     child: bool
+    since: float
     asked: float | None = None
     killed: bool = False
     code: int | None = None
@@ -101,7 +104,9 @@ class Supervisor:
         """Take over what another supervisor left: a worker that lives, or a job whose worker is gone."""
         told = jobs.worker_of(entry.folder)
         if told is not None and process.alive(told["pid"], told["began"]):
-            self.workers[entry.name] = _Worker(told["pid"], told["began"], told["slot"] or "cpu", False)
+            self.workers[entry.name] = _Worker(
+                told["pid"], told["began"], told["slot"] or "cpu", False, told["started"]
+            )
         else:
             self._settle(entry.name, None)
 
@@ -123,8 +128,9 @@ class Supervisor:
             if slot != "cpu" and _device(entry.argv or ()) in ("auto", "cuda"):
                 more["CUDA_VISIBLE_DEVICES"] = slot.removeprefix("cuda:")
             argv = ["engine", *(entry.argv or ()), "--out", str(folder), "--json"]
+            since = time.time()
             pid = process.spawn(argv, folder / LOG, more).pid
-            self.workers[entry.name] = _Worker(pid, process.began(pid) or "", slot, True)
+            self.workers[entry.name] = _Worker(pid, process.began(pid) or "", slot, True, since)
             return
         jobs.note(folder)
 
@@ -145,21 +151,24 @@ class Supervisor:
         told = jobs.worker_of(folder)
         if worker.code == OTHER and told is not None and process.alive(told["pid"], told["began"]):
             # A worker that a supervisor before this one had just started was quicker.
-            self.workers[name] = _Worker(told["pid"], told["began"], worker.slot, False)
+            self.workers[name] = _Worker(told["pid"], told["began"], worker.slot, False, told["started"])
             return
         process.stop(worker.pid, force=True)  # children that it left behind
-        self._settle(name, worker.code)
+        self._settle(name, worker.code, worker.since)
         del self.workers[name]
 
-    def _settle(self, name: str, code: int | None) -> None:
-        """Write down what became of a job whose worker is gone; ``code`` is None where it is not known."""
+    def _settle(self, name: str, code: int | None, since: float = math.inf) -> None:
+        """Write down what became of a job whose worker is gone.
+
+        ``code`` is None where it is not known, ``since`` when the worker was started.
+        """
         folder = runs_folder() / name
         if not folder.is_dir():
             queue.remove(name)
             return
         journal = Journal(folder)
-        states = [line["state"] for line in tail(folder) if "state" in line]
-        last = states[-1] if states else ""
+        said: dict[str, Any] = next((line for line in reversed(tail(folder)) if "state" in line), {})
+        last = str(said.get("state", ""))
         if (folder / MANIFEST).exists():
             if last != "done":
                 journal.done()
@@ -168,13 +177,15 @@ class Supervisor:
                 journal.state("cancelled")
             elif code == PAUSED:
                 journal.state("paused", FULL)
+            elif last == "queued" and said["t"] > since:
+                pass  # it was taken up again before its last worker had quite ended
             elif last == "interrupted" and code is None:
                 pass  # known already, only the index is behind
             elif code is None or code < 0 or code > 128 or code == OTHER:
                 self._interrupted(name, journal, code)
             else:
-                said = process.last_line(folder / LOG).removeprefix("error: ")
-                journal.failed(said or "the process ended without a word")
+                words = process.last_line(folder / LOG).removeprefix("error: ")
+                journal.failed(words or "the process ended without a word")
         with contextlib.suppress(ValueError):  # its record does not read: it leaves the index
             if jobs.status(folder).state in ("failed", "cancelled", "paused"):
                 jobs.tidy(folder)  # what is taken up again is left alone: somebody may be at it already

@@ -52,6 +52,11 @@ def main(arguments: list[str]) -> int:
         os.fork()
         (folder / "ready").touch()
         time.sleep(60)
+    if what == "pauses" and not (folder / "worker.lock").read_text():  # once, and is slow to go
+        (folder / "worker.lock").write_text("paused")
+        journal.state("paused", "the disk is full")
+        time.sleep(0.5)
+        return worker.PAUSED
     if what.startswith("until="):  # goes on only when it is told to
         while not Path(what.removeprefix("until=")).exists():
             time.sleep(0.02)

@@ -363,6 +363,15 @@ def test_the_last_word_of_a_job_is_written_with_the_room_that_was_kept(
     assert (status(job.id).state, status(job.id).error) == ("paused", "the disk is full")
 
 
+def test_a_paused_job_is_taken_up_again_also_while_its_worker_is_about_to_go(engine: Path) -> None:
+    job = submit(["pauses"], label="")
+    assert wait(job, "paused").error == "the disk is full"
+    resume(job.id)
+    assert wait(job, "done", "failed").attempt == 2
+    states = [line["state"] for line in events(job.folder)[0] if "state" in line]
+    assert states == ["queued", "running", "paused", "queued", "running", "done"]
+
+
 # --- journals and odd folders ----------------------------------------------------------------------------------------
 
 
@@ -416,3 +425,15 @@ def test_half_a_line_is_left_for_later_and_takes_no_other_with_it(tmp_path: Path
     Journal(tmp_path).done()
     assert [line["state"] for line in events(tmp_path, offset)[0]] == ["done"]
     assert events(tmp_path / "nowhere") == ([], 0)
+
+
+def test_where_the_index_cannot_be_opened_the_folders_are_read(quiet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = submit(["sweep", "demo:x"], label="first"), submit(["attack"], label="second")
+    before = jobs.entries()
+    monkeypatch.setattr(queue, "FILE", "no/such/folder.sqlite")
+    monkeypatch.setattr(queue, "usable", lambda: queue.entries() == [])
+    assert jobs.entries() == before
+    cancel(first.id)
+    assert [entry.state for entry in jobs.entries()] == ["queued", "cancelled"]
+    delete(first.id)
+    assert [entry.name for entry in jobs.entries()] == [second.id]
