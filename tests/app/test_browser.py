@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,12 +54,10 @@ def params(page: Page) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_from_home_to_the_repaired_model(app: str, new_page: NewPage, tmp_path: Path) -> None:
-    started = time.monotonic()
     page = new_page(app)
     broken: list[str] = []
     page.on("pageerror", lambda error: broken.append(str(error)))
     expect(page.locator(".um-card img")).to_have_count(3)
-    assert time.monotonic() - started < 10  # 5 s on a quiet machine
 
     # Home: the trigger changes the answer, the cut changes it back.
     expect(page.locator(".um-card.wrong")).to_have_count(1)
