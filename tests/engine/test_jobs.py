@@ -138,7 +138,7 @@ def test_cancel_ends_the_whole_group_and_keeps_the_journal(engine: Path, what: s
     assert told is not None
     before = time.monotonic()
     cancel(job.id)
-    assert time.monotonic() - before < 0.5
+    assert time.monotonic() - before < 3  # far less than the grace that a stubborn worker gets
     assert status(job.id).state == "cancelled"
     cancel(job.id)
 
