@@ -370,15 +370,19 @@ def scatter(
         )
         y_title = colour_label
     x, y = _rounded(clean, 4), _rounded(other, 4)
+    scored = np.isfinite(colour)
+
+    def those(chosen: np.ndarray) -> dict[str, Any]:
+        numbers = np.flatnonzero(chosen)
+        return {"x": [x[k] for k in numbers], "y": [y[k] for k in numbers], "customdata": [ids[k] for k in numbers]}
+
     dots: dict[str, Any] = {
         "type": "scattergl",
         "mode": "markers",
-        "x": x,
-        "y": y,
-        "customdata": ids,
+        **those(scored),
         "marker": {
             "size": 6,
-            "color": _rounded(colour, 4),
+            "color": _rounded(colour[scored], 4),
             "colorscale": cividis_scale(),
             "line": {"width": 0.6, "color": fade(theme.ink, 0.45)},
             "colorbar": {
@@ -395,6 +399,11 @@ def scatter(
         + " %{y:.3g}<extra></extra>",
     }
     traces = [dots]
+    if kind == "triggered" and not scored.all():
+        # Not eligible, as in the grid: hollow, and under the others.
+        hollow = {"size": 5, "symbol": "circle-open", "color": fade(theme.soft, 0.5)}
+        hover = dots["hovertemplate"].replace("<extra>", "<br>no score<extra>")
+        traces.insert(0, {**dots, **those(~scored), "marker": hollow, "hovertemplate": hover})
     if kind == "triggered":
         ends = [float(np.nanmin(clean)), float(np.nanmax(clean))]
         traces.insert(
@@ -431,6 +440,7 @@ def scatter(
     if kind == "triggered":
         risen = int((other[eligible] > 1.5 * clean[eligible] + 0.1).sum())
         above = f" {units(risen)} answer{'s' if risen == 1 else ''} triggered pictures clearly more strongly."
+        above += "" if scored.all() else f" {units(int((~scored).sum()))} without a score are hollow."
     alt = f"{count(len(ids))} units by mean output on clean pictures and {y_title.lower()}. {title}{above}"
     table: Table = {"Unit": ids, "Clean": x, ("Triggered" if kind == "triggered" else colour_label): y}
     return Chart(title, alt, figure, table)
