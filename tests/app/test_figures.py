@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from plotly import graph_objects
 
 from app import figures, palette, pictures, readings
 from app.palette import DARK, LIGHT, MEASURES
@@ -108,6 +109,23 @@ def test_the_scatter_plot_is_the_same_to_the_byte_and_marks_a_unit_from_elsewher
     assert ringed.figure["data"][-1]["customdata"] == ["bn1:2"]
 
 
+@pytest.mark.parametrize("kind", ["triggered", "score"])
+def test_units_without_a_score_are_hollow_points_that_can_be_chosen(kind: Any) -> None:
+    clean = np.linspace(0, 1, 10, dtype=np.float32)
+    score = np.where(np.arange(10) < 4, np.nan, clean)
+    other = clean[::-1] if kind == "triggered" else score
+    chart = figures.scatter(clean, other, LAYERS, LIGHT, colour=score, colour_label="score", kind=kind)
+    drawn = graph_objects.Figure(chart.figure)  # Plotly's own check of every value
+    marks = [trace for trace in drawn.data if trace.mode == "markers"]
+    shown = sorted(unit for trace in marks for unit in trace.customdata)
+    if kind == "triggered":
+        assert shown == sorted(chart.table["Unit"])
+        assert [trace.marker.symbol for trace in marks] == ["circle-open", None]
+        assert "4 units without a score are hollow" in chart.alt
+    else:
+        assert len(shown) == 6
+
+
 def test_the_scatter_plot_of_a_defender_speaks_of_scores() -> None:
     clean = np.linspace(0, 1, 10, dtype=np.float32)
     chart = figures.scatter(clean, clean[::-1], LAYERS, LIGHT, colour=clean, colour_label="1 - mask", kind="score")
@@ -118,7 +136,7 @@ def test_the_scatter_plot_of_a_defender_speaks_of_scores() -> None:
 def test_units_that_are_not_eligible_leave_gaps_not_errors() -> None:
     values = np.array([np.nan] * 4 + [0.1] * 6, np.float32)
     chart = figures.scatter(values, values, LAYERS, LIGHT, colour=values, colour_label="s", kind="score")
-    assert chart.figure["data"][0]["x"][:4] == [None] * 4
+    assert len(chart.figure["data"][0]["x"]) == 6
     json.dumps(chart.figure, allow_nan=False)
 
 

@@ -27,6 +27,24 @@ Open = Callable[..., AppTest]
 Worker = list[dict[str, Any]]
 
 
+@pytest.mark.parametrize("name", demos.names())
+@pytest.mark.parametrize("view", [None, "views/prune.py", "views/neurons.py", "views/runs.py"])
+def test_the_demos_that_are_shipped_open_on_every_page(
+    name: str, view: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNMASK_HOME", str(tmp_path))
+    monkeypatch.setattr(ask, "ask", lambda question, session: None)
+    monkeypatch.setattr(ask, "poll", lambda session, kind: None)
+    for role in ("oracle", "defender"):
+        at = AppTest.from_file(MAIN, default_timeout=30)
+        at.query_params.update({"run": f"demo:{name}", "role": role})
+        at.run()
+        if view:
+            at.switch_page(view).run()
+        assert not at.exception
+        assert at.title[0].value
+
+
 @pytest.fixture(scope="session")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two demos whose ASR and RA are unmistakable, a third one without a trigger."""
