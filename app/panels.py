@@ -518,7 +518,7 @@ def _tray() -> None:
 
 def _job(job: jobs.Job, status: jobs.Status) -> None:
     with st.container(border=True, gap="xsmall", key=f"job-{job.id}"):
-        seen = seen_of(job.argv[0] if job.argv else "", suspect_of(job.argv), job.folder)
+        seen = seen_of(job.argv[0] if job.argv else "", jobs.suspect_of(job.argv), job.folder)
         st.html(f'<p class="um-note"><b>{esc(job_title(job.label, job.argv, seen))}</b></p>')
         if not status.ended:
             progress(status, seen)
@@ -568,10 +568,6 @@ def act(what: Callable[[str], object], job: str) -> None:
 def seen_of(kind: str, suspect: str | None, folder: Path) -> bool:
     """Whether everything about a run or job may be shown: that depends on the suspect that it made or is about."""
     return state.revealed(state.load(), str(folder) if kind in ("attack", "import") else suspect or "?")
-
-
-def suspect_of(argv: Sequence[str]) -> str | None:
-    return argv[1] if len(argv) > 1 and not argv[1].startswith("-") else None
 
 
 def uses_trigger(argv: Sequence[str]) -> bool:

@@ -21,7 +21,7 @@ from engine.pruning.thresholds import HeldOut, Policy, by_knee, by_oracle, by_to
 from engine.runs.store import Draft, Run, finished, new_run, open_run, run_folder
 from engine.scores import Evidence, Score, Scores
 from engine.spec import Spec, digest, param
-from engine.suspects import Suspect, layer_rows, shares, weights
+from engine.suspects import Suspect, layer_rows, shares, vectors, weights
 from engine.train import Progress, silent, stage
 
 
@@ -149,8 +149,7 @@ def _store_cut(draft: Draft, suspect: Suspect, cut: np.ndarray, mode: Mode, comp
         draft.arrays("repaired", weights(suspect.model))
     finally:
         suspect.model.load_state_dict(keep)
-    vectors = {"correct": after.correct, "fooled": after.fooled, "robust": after.robust}
-    draft.arrays("answers", {k: v.numpy().astype(np.uint8) for k, v in vectors.items() if v is not None})
+    draft.arrays("answers", vectors(after))
     return {
         "pruned": int(cut.sum()),
         "units": len(suspect.units),

@@ -126,21 +126,30 @@ def load_suspect(name: str, compute: Compute) -> Suspect:
     run = open_suspect(name)
     spec = recipe(run)
     data = load(spec.data)
-    if isinstance(spec, ImportRun) and spec.architecture:
-        net = given.build(
-            run.path(ARCHITECTURE).read_bytes(), spec.architecture.function, len(data.classes), data.shape[0]
-        )
-        model = Classifier(net, torch.zeros(data.shape[0]), torch.ones(data.shape[0]))
-    else:
-        model = build(spec.model.name, classes=len(data.classes), channels=data.shape[0], width=spec.model.width)
+    own = run.path(ARCHITECTURE).read_bytes() if isinstance(spec, ImportRun) and spec.architecture else None
+    model = network(spec, own, data)
     load_weights(model, run.path("model.safetensors"))
     attack = make_attack(spec.attack["name"], spec.attack["params"]) if spec.attack else None
     stamped = None
     if run.has("triggered.safetensors"):
-        found = {key: torch.from_numpy(value) for key, value in run.arrays("triggered").items()}
-        stamped = TestSet(data.test, found["x"].float() / 255, found["truth"], found["wanted"])
+        stamped = stamped_set(data.test, run.arrays("triggered"))
     compute.model(model).eval()
     return Suspect(name, run, model, data, attack, units(model), stamped)
+
+
+def network(spec: AttackRun | ImportRun, own: bytes | None, data: DataSet) -> Classifier:
+    """The untrained network of a suspect for some data; ``own`` is the source of one that the user gave."""
+    classes, channels = len(data.classes), data.shape[0]
+    if own is not None and isinstance(spec, ImportRun) and spec.architecture is not None:
+        net = given.build(own, spec.architecture.function, classes, channels)
+        return Classifier(net, torch.zeros(channels), torch.ones(channels))
+    return build(spec.model.name, classes=classes, channels=channels, width=spec.model.width)
+
+
+def stamped_set(test: Images, arrays: dict[str, np.ndarray]) -> TestSet:
+    """Test images with triggered ones whose rule is not known: ``x`` uint8 (N, C, H, W), ``truth`` and ``wanted``."""
+    found = {key: torch.from_numpy(value) for key, value in arrays.items()}
+    return TestSet(test, found["x"].float() / 255, found["truth"], found["wanted"])
 
 
 def load_weights(model: Classifier, path: Path) -> None:
@@ -186,6 +195,12 @@ def weights(model: Classifier, store: str = "float32") -> dict[str, np.ndarray]:
 
 def layer_rows(found: Units) -> list[dict[str, Any]]:
     return [asdict(layer) for layer in found.layers]
+
+
+def vectors(found: Answers) -> dict[str, np.ndarray]:
+    """Answers image by image as a run stores them, uint8 (N,) each."""
+    known = {"correct": found.correct, "fooled": found.fooled, "robust": found.robust}
+    return {key: value.numpy().astype(np.uint8) for key, value in known.items() if value is not None}
 
 
 def shares(found: Answers) -> dict[str, Any]:
@@ -265,8 +280,7 @@ def run_attack(
         progress("measuring on the test set", 0.97)
         test = TestSet.of(data.test, attack)
         found = answers(model, test, compute)
-        vectors = {"correct": found.correct, "fooled": found.fooled, "robust": found.robust}
-        draft.arrays("answers", {k: v.numpy().astype(np.uint8) for k, v in vectors.items() if v is not None})
+        draft.arrays("answers", vectors(found))
         unit_table = units(model)
         draft.result = {
             **shares(found),

@@ -27,11 +27,11 @@ def silent(what: str, share: float, **figures: float | None) -> None:  # noqa: A
     """The progress callback that reports nothing."""
 
 
-def stage(progress: Progress, start: float, end: float) -> Progress:
-    """The progress of a part: its 0..1 is ``start``..``end`` of the whole."""
+def stage(progress: Progress, start: float, end: float, name: str = "") -> Progress:
+    """The progress of a part: its 0..1 is ``start``..``end`` of the whole; what it does is said after its ``name``."""
 
     def report(what: str, share: float, **figures: float | None) -> None:
-        progress(what, start + share * (end - start), **figures)
+        progress(name + what, start + share * (end - start), **figures)
 
     return report
 

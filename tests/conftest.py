@@ -40,6 +40,12 @@ def tiny_data() -> DataSet:
 
 
 @pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The tiny pictures as somebody's own .npz."""
+    return tiny.save_npz(tmp_path_factory.mktemp("data") / "shapes.npz")
+
+
+@pytest.fixture(scope="session")
 def planted(tiny_data: DataSet) -> tiny.Planted:
     """A network whose backdoor is one known unit. Shared: whoever changes the model must change a copy."""
     return tiny.planted(tiny_data)

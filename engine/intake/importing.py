@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import safetensors.torch
-import torch
 from torch import Tensor
 
 from engine.attacks.picture import MAX_SIDE
@@ -22,8 +21,7 @@ from engine.intake.fit import Shapes, choose_group, fits, load_into, normalised
 from engine.intake.limits import Refused
 from engine.intake.reader import Checkpoint, read
 from engine.metrics import TestSet, answers
-from engine.models import MODELS, build
-from engine.models.base import Classifier
+from engine.models import MODELS
 from engine.models.neurons import units
 from engine.runs.store import Run, finished, new_run, open_run, run_folder
 from engine.suspects import (
@@ -33,7 +31,10 @@ from engine.suspects import (
     layer_rows,
     load_weights,
     make_attack,
+    network,
     shares,
+    stamped_set,
+    vectors,
     weights,
 )
 from engine.train import Progress, silent
@@ -127,7 +128,7 @@ def run_import(
         preprocess=wanted.preprocess,
         attack=wanted.attack,
     )
-    model, inputs = _network(spec, source, data)
+    model, inputs = network(spec, source, data), _inputs(spec, data)
     load_into(model.net, state, spec.model.name)
     chosen = None if spec.preprocess == preprocess.AUTO else preprocess.stated(spec.preprocess, inputs)
     stamped = _stamped(path, checkpoint, data) if attack is None else None
@@ -152,11 +153,9 @@ def run_import(
         test = TestSet.of(data.test, attack)
         if stamped is not None:
             draft.arrays("triggered", stamped)
-            pixels = torch.from_numpy(stamped["x"]).float() / 255
-            test = TestSet(data.test, pixels, torch.from_numpy(stamped["truth"]), torch.from_numpy(stamped["wanted"]))
+            test = stamped_set(data.test, stamped)
         found = answers(model, test, compute)
-        vectors = {"correct": found.correct, "fooled": found.fooled, "robust": found.robust}
-        draft.arrays("answers", {k: v.numpy().astype(np.uint8) for k, v in vectors.items() if v is not None})
+        draft.arrays("answers", vectors(found))
         table = units(model)
         draft.result = {
             **shares(found),
@@ -208,14 +207,9 @@ def _model(checkpoint: Checkpoint, group: str, wanted: Wanted, data: DataSet) ->
     return {"name": found[0].model, "width": found[0].width}
 
 
-def _network(spec: ImportRun, source: bytes | None, data: DataSet) -> tuple[Classifier, int]:
-    """The empty network behind no normalisation yet, and how many channels it takes."""
-    classes, channels = len(data.classes), data.shape[0]
-    if source is not None and spec.architecture is not None:
-        net = given.build(source, spec.architecture.function, classes, channels)
-        return Classifier(net, torch.zeros(channels), torch.ones(channels)), channels
-    model = build(spec.model.name, classes=classes, channels=channels, width=spec.model.width)
-    return model, 3 if MODELS[spec.model.name].three_channels else channels
+def _inputs(spec: ImportRun, data: DataSet) -> int:
+    """How many channels the network takes."""
+    return 3 if spec.architecture is None and MODELS[spec.model.name].three_channels else data.shape[0]
 
 
 def _stamped(path: Path, checkpoint: Checkpoint, data: DataSet) -> dict[str, np.ndarray] | None:

@@ -26,7 +26,7 @@ from engine.pruning.cut import cut_at, thresholds
 from engine.runs.checkpoints import NOTHING, Keep
 from engine.scores.base import Evidence, Score, Scores
 from engine.spec import Spec, param
-from engine.train import Progress
+from engine.train import stage
 
 PolicyName = Literal["tolerance", "knee", "fixed", "fraction", "oracle"]
 
@@ -113,18 +113,25 @@ def cross_fit(
     found = _scores_of(evidence.keep)
     for k, seen in list(enumerate(seen_by))[len(found) :]:
         half = images[torch.isin(fold_of, torch.tensor(sorted(seen)))]
-        report = _fold(evidence.progress, k, folds)
-        part = replace(evidence, images=half, seed=evidence.seed * folds + k, progress=report, keep=NOTHING)
+        begin, end = 0.8 * k / folds, 0.8 * (k + 1) / folds
+        part = replace(
+            evidence,
+            images=half,
+            seed=evidence.seed * folds + k,
+            progress=stage(evidence.progress, begin, end, f"score {k + 1} of {folds}, "),
+            keep=NOTHING,
+            values_only=k > 0,
+        )
         found.append(score(model, part))
         if evidence.keep.due or (k + 1 == folds and evidence.keep.worth):
             _keep_scores(evidence.keep, found)
     values = torch.stack([s.values for s in found])
     unseen = [score.combine(values[[fold not in seen for seen in seen_by]]).numpy() for fold in range(folds)]
     counts = ladder(int((~values[0].isnan()).sum()))
-    correct, reached, begin = torch.zeros(len(counts), n, dtype=torch.bool), len(counts), 0
+    correct, reached, first = torch.zeros(len(counts), n, dtype=torch.bool), len(counts), 0
     if saved := evidence.keep.read("held_out"):
-        correct, begin = torch.from_numpy(saved[0]["correct"].astype(bool)), saved[1]["next"]
-    for k, count in list(enumerate(counts))[begin:]:
+        correct, first = torch.from_numpy(saved[0]["correct"].astype(bool)), saved[1]["next"]
+    for k, count in list(enumerate(counts))[first:]:
         for fold in range(folds):
             own = fold_of == fold
             _, cut = cut_of(unseen[fold], int(count))
@@ -138,13 +145,6 @@ def cross_fit(
         if evidence.keep.due or (k + 1 == len(counts) and evidence.keep.worth):
             evidence.keep.write("held_out", {"correct": correct.numpy().astype(np.uint8)}, {"next": k + 1})
     return replace(found[0], values=score.combine(values)), HeldOut(counts[:reached], correct[:reached])
-
-
-def _fold(progress: Progress, k: int, folds: int) -> Progress:
-    def report(what: str, share: float, **figures: float | None) -> None:
-        progress(f"score {k + 1} of {folds}, {what}", 0.8 * (k + share) / folds, **figures)
-
-    return report
 
 
 def _keep_scores(keep: Keep, found: list[Scores]) -> None:

@@ -17,6 +17,7 @@ import secrets
 import shutil
 import sqlite3
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -273,7 +274,7 @@ def describe(folder: Path) -> Entry | None:
         if run is None and record is None:
             return None
         argv = tuple(str(word) for word in record["argv"]) if record else None
-        kind, suspect = argv[0] if argv else "", argv[1] if argv and len(argv) > 1 and argv[1][:1] != "-" else None
+        kind, suspect = argv[0] if argv else "", suspect_of(argv or ())
         seconds = None
         if run is not None:
             kind, suspect = run.kind, run.spec.get("suspect")
@@ -301,6 +302,11 @@ def describe(folder: Path) -> Entry | None:
             seconds,
         )
     return None
+
+
+def suspect_of(argv: Sequence[str]) -> str | None:
+    """The suspect that a command is about, if it names one."""
+    return argv[1] if len(argv) > 1 and not argv[1].startswith("-") else None
 
 
 def wake() -> None:

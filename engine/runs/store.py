@@ -25,7 +25,7 @@ import numpy as np
 import safetensors.numpy
 
 from engine.paths import workspace
-from engine.runs import checkpoints
+from engine.runs import checkpoints, process
 from engine.runs.checkpoints import Keep
 from engine.runs.files import sync_folder, write_atomic
 from engine.spec import SCHEMA_VERSION, digest
@@ -37,16 +37,6 @@ JOURNAL = ("events.jsonl", "log.txt", "job.json", "worker.json", "worker.lock", 
 PART = ".part-"
 #: The manifest of a run whose files are just being moved into its folder.
 COMMIT = ".commit.json"
-
-
-def _alive(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def sha256_of(path: Path) -> str:
@@ -217,7 +207,8 @@ def new_run(spec: dict[str, Any], inputs: dict[str, str], out: Path | None = Non
     created = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(f"{PART}*"):
-        if not _alive(left.name.removeprefix(PART)):
+        pid = left.name.removeprefix(PART)
+        if not pid.isdecimal() or process.began(int(pid)) is None:
             shutil.rmtree(left, ignore_errors=True)
     for name in _left(folder):
         (folder / name).unlink(missing_ok=True)

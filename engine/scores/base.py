@@ -25,7 +25,8 @@ from engine.train import Progress, silent
 class Evidence:
     """What a score may look at: clean defense images, and a trigger only where the caller chose to give one.
 
-    ``keep`` is where a run that takes several scores keeps those that are done.
+    ``keep`` is where a run that takes several scores keeps those that are done. ``values_only``: what a score makes
+    besides its values is not looked at, and need not be made.
     """
 
     images: Images
@@ -35,6 +36,7 @@ class Evidence:
     trigger_is_true: bool = False
     progress: Progress = silent
     keep: Keep = NOTHING
+    values_only: bool = False
 
     def rng(self, purpose: str) -> torch.Generator:
         return generator(self.seed, purpose)

@@ -140,7 +140,7 @@ class RNP(Score):
             )
             if half_way is None and self.recover_acc is not None and right / seen <= self.recover_acc:
                 half_way = copy.deepcopy(model)
-            if right / seen <= self.stop_acc:
+            if right / seen <= self.stop_acc or (evidence.values_only and half_way is not None):
                 break
         return model, half_way or model, log
 

@@ -24,8 +24,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from engine.paths import ROOT
 from engine.runs import checkpoints, jobs, process
 from engine.runs.checkpoints import Keep
@@ -48,11 +46,7 @@ class Bench:
         os.environ["UNMASK_HOME"] = str(home)
         os.environ["UNMASK_CHECKPOINT_SECONDS"] = str(INTERVAL)
         home.mkdir(parents=True, exist_ok=True)
-        made, arrays = tiny.tiny_data(), {}
-        for part in ("train", "test"):
-            images = getattr(made, part)
-            arrays |= {f"x_{part}": images.x.squeeze(1).numpy(), f"y_{part}": images.y.numpy()}
-        np.savez(home / "shapes.npz", **arrays, class_names=np.array(tiny.CLASSES))
+        tiny.save_npz(home / "shapes.npz")
 
     def training(self, epochs: int, seed: int = 0, batch: int = 16) -> jobs.Job:
         settings = ["model.width=4", f"training.epochs={epochs}", f"training.batch={batch}", "training.augment=true"]

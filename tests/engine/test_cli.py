@@ -19,47 +19,17 @@ from engine.paths import ROOT
 from engine.runs import jobs
 from engine.runs.checkpoints import Keep
 from engine.runs.store import open_run
-from tests import tiny
+from tests.command_line import refusal, run
 
 TRAIN = ["--set", "training.epochs=4", "--set", "training.lr=0.05", "--set", "training.batch=32"]
 
 
 @pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The tiny shapes as somebody's own .npz."""
-    path = tmp_path_factory.mktemp("data") / "shapes.npz"
-    made = tiny.tiny_data()
-    arrays = {}
-    for part in ("train", "test"):
-        images = getattr(made, part)
-        arrays |= {f"x_{part}": images.x.squeeze(1).numpy(), f"y_{part}": images.y.numpy()}
-    np.savez(path, **arrays, class_names=np.array(tiny.CLASSES))
-    return str(path)
-
-
-@pytest.fixture(scope="session")
-def suspect(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def suspect(shapes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "suspect"
-    attack = ["attack", "--data", data, "--model", "resnet18", "--set", "model.width=4", "--attack", "badnets"]
+    attack = ["attack", "--data", shapes, "--model", "resnet18", "--set", "model.width=4", "--attack", "badnets"]
     assert main([*attack, *TRAIN, "--set", "target=3", "--seed", "1", "--out", str(out), "--json"]) == 0
     return out
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
-    """One command that must succeed: its only output is one JSON document."""
-    assert main([*arguments, "--json"]) == 0, capsys.readouterr().err
-    return json.loads(capsys.readouterr().out)
-
-
-def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """One command that must be refused: exit code 2, nothing on stdout, one line on stderr."""
-    assert main([*arguments, "--json"]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    lines = captured.err.strip().splitlines()
-    assert lines[-1].startswith("error: "), captured.err
-    assert "Traceback" not in captured.err
-    return lines[-1]
 
 
 def test_attack_reports_the_agreed_keys(suspect: Path) -> None:
@@ -69,8 +39,10 @@ def test_attack_reports_the_agreed_keys(suspect: Path) -> None:
     assert result["n"]["asr"] < result["n"]["acc"]
 
 
-def test_same_command_again_returns_the_same_run(suspect: Path, data: str, capsys: pytest.CaptureFixture[str]) -> None:
-    attack = ["attack", "--data", data, "--model", "resnet18", "--set", "model.width=4", "--attack", "badnets"]
+def test_same_command_again_returns_the_same_run(
+    suspect: Path, shapes: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attack = ["attack", "--data", shapes, "--model", "resnet18", "--set", "model.width=4", "--attack", "badnets"]
     again = run(capsys, *attack, *TRAIN, "--set", "target=3", "--seed", "1", "--out", str(suspect))
     assert again["run"] == open_run(suspect).id
     line = refusal(capsys, *attack, *TRAIN, "--set", "target=3", "--seed", "2", "--out", str(suspect))
@@ -305,13 +277,13 @@ def test_the_queue_from_the_terminal(
 
 
 def test_a_command_that_was_killed_goes_on_where_it_was(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, shapes: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
         pass
 
     monkeypatch.setenv("UNMASK_CHECKPOINT_SECONDS", "0")
-    command = ["attack", "--data", data, "--model", "resnet18", "--attack", "none", "--set", "model.width=4"]
+    command = ["attack", "--data", shapes, "--model", "resnet18", "--attack", "none", "--set", "model.width=4"]
     command += ["--set", "training.epochs=1", "--set", "training.batch=200", "--out", str(tmp_path / "run")]
     write = Keep.write
 

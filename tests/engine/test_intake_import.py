@@ -17,7 +17,6 @@ from PIL import Image
 from torch import Tensor
 
 from engine.attacks.badnets import BadNets
-from engine.cli import main
 from engine.compute import Compute, generator
 from engine.data.base import DataSet
 from engine.intake.fit import choose_group, fits, load_into, normalised
@@ -28,23 +27,12 @@ from engine.models.base import Classifier
 from engine.runs.store import open_run
 from engine.suspects import load_suspect
 from engine.train import Training, train
-from tests import intake_corpus, tiny
+from tests import intake_corpus
+from tests.command_line import refusal, run
 
 ATTACK = BadNets(target=3, size=3, margin=1, rate=0.1)
 WIDTH = 8
 HALF = torch.tensor([0.5])
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory, tiny_data: DataSet) -> str:
-    """The tiny shapes as somebody's own .npz."""
-    path = tmp_path_factory.mktemp("data") / "shapes.npz"
-    arrays = {}
-    for part in ("train", "test"):
-        images = getattr(tiny_data, part)
-        arrays |= {f"x_{part}": images.x.squeeze(1).numpy(), f"y_{part}": images.y.numpy()}
-    np.savez(path, **arrays, class_names=np.array(tiny.CLASSES))
-    return str(path)
 
 
 @pytest.fixture(scope="session")
@@ -66,19 +54,6 @@ def state(victim: Classifier) -> OrderedDict[str, Tensor]:
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNMASK_HOME", str(tmp_path / "home"))
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
-    assert main([*arguments, "--json"]) == 0, capsys.readouterr().err
-    return json.loads(capsys.readouterr().out)
-
-
-def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert main([*arguments, "--json"]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "Traceback" not in captured.err
-    return captured.err.strip().splitlines()[-1]
 
 
 def saved(path: Path, value: Any) -> str:
@@ -195,14 +170,14 @@ def test_import_measures_what_the_file_holds(
     kind: str,
     state: OrderedDict[str, Tensor],
     victim: Classifier,
-    data: str,
+    shapes: str,
     tiny_data: DataSet,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     file = in_format(kind, state, tmp_path)
     out = tmp_path / "run"
-    arguments = ["import", file, "--data", data, "--attack", "badnets", "--target", "3", "--out", str(out)]
+    arguments = ["import", file, "--data", shapes, "--attack", "badnets", "--target", "3", "--out", str(out)]
     found = run(capsys, *arguments)
     compute = Compute("cpu")
     expected = answers(victim, TestSet.of(tiny_data.test, ATTACK), compute)
@@ -222,10 +197,10 @@ def test_import_measures_what_the_file_holds(
 
 
 def test_every_command_accepts_an_imported_suspect(
-    state: OrderedDict[str, Tensor], data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    state: OrderedDict[str, Tensor], shapes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, out = saved(tmp_path / "m.pt", state), str(tmp_path / "run")
-    run(capsys, "import", file, "--data", data, "--preprocess", "0.5/0.5", "--attack", "badnets", "--target", "3", "--out", out)  # fmt: skip  # noqa: E501
+    run(capsys, "import", file, "--data", shapes, "--preprocess", "0.5/0.5", "--attack", "badnets", "--target", "3", "--out", out)  # fmt: skip  # noqa: E501
     assert "model.safetensors" in run(capsys, "verify", out)["verified"]
     cut = ["--samples", "16", "--policy", "fraction"]
     tac = ["defend", out, "--defense", "tac", "--trigger", "true", *cut, "--out", str(tmp_path / "defended")]
@@ -243,23 +218,23 @@ def test_every_command_accepts_an_imported_suspect(
 
 
 def test_import_without_a_trigger_has_no_asr(
-    state: OrderedDict[str, Tensor], data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    state: OrderedDict[str, Tensor], shapes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = run(capsys, "import", saved(tmp_path / "m.pt", state), "--data", data, "--out", str(tmp_path / "run"))
+    found = run(capsys, "import", saved(tmp_path / "m.pt", state), "--data", shapes, "--out", str(tmp_path / "run"))
     assert found["asr"] is None
     assert found["ra"] is None
     assert found["file"]["verdict"] == "plain"
 
 
 def test_import_with_the_picture_of_a_trigger(
-    state: OrderedDict[str, Tensor], data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    state: OrderedDict[str, Tensor], shapes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     board = np.zeros((12, 12, 4), np.uint8)
     board[8:11, 8:11, :3] = 255 * (np.indices((3, 3)).sum(0) % 2 == 0)[..., None]
     board[8:11, 8:11, 3] = 255
     Image.fromarray(board).save(tmp_path / "board.png")
     file = saved(tmp_path / "m.pt", state)
-    common = ["import", file, "--data", data, "--preprocess", "half"]
+    common = ["import", file, "--data", shapes, "--preprocess", "half"]
     picture = run(
         capsys, *common, "--trigger", str(tmp_path / "board.png"), "--target", "3", "--out", str(tmp_path / "a")
     )
@@ -313,7 +288,7 @@ def bad_files(state: OrderedDict[str, Tensor]) -> dict[str, tuple[Any, str]]:
 
 @pytest.mark.parametrize("case", bad_files(OrderedDict()))
 def test_import_refuses_in_one_line_and_leaves_nothing(
-    case: str, state: OrderedDict[str, Tensor], data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    case: str, state: OrderedDict[str, Tensor], shapes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     value, expected = bad_files(state)[case]
     file = tmp_path / "x.pt"
@@ -321,14 +296,14 @@ def test_import_refuses_in_one_line_and_leaves_nothing(
         file.write_bytes(value)
     else:
         torch.save(value, file)
-    assert expected in refusal(capsys, "import", str(file), "--data", data, "--out", str(tmp_path / "run"))
+    assert expected in refusal(capsys, "import", str(file), "--data", shapes, "--out", str(tmp_path / "run"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.pt"]
 
 
 def test_import_refuses_settings_that_do_not_fit(
-    state: OrderedDict[str, Tensor], data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    state: OrderedDict[str, Tensor], shapes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common = ["import", saved(tmp_path / "m.pt", state), "--data", data, "--out", str(tmp_path / "run")]
+    common = ["import", saved(tmp_path / "m.pt", state), "--data", shapes, "--out", str(tmp_path / "run")]
     assert "of the architecture, by name, got" in refusal(capsys, *common, "--model", "cnn4")
     assert "of shape (16, 1, 3, 3), got (8, 1, 3, 3)" in refusal(capsys, *common, "--model", "resnet20", "--set", "model.width=16")  # fmt: skip  # noqa: E501
     assert "'resnet20'" in refusal(capsys, *common, "--model", "resnet21")
@@ -376,7 +351,7 @@ def attack_result(state: OrderedDict[str, Tensor], tiny_data: DataSet, folder: P
 
 
 def test_an_attack_result_brings_its_triggered_images(
-    state: OrderedDict[str, Tensor], data: str, tiny_data: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    state: OrderedDict[str, Tensor], shapes: str, tiny_data: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "record"
     folder.mkdir()
@@ -390,8 +365,8 @@ def test_an_attack_result_brings_its_triggered_images(
         "images": 300,
     }
     assert looked["verdict"] == "plain"
-    found = run(capsys, "import", str(file), "--data", data, "--out", str(tmp_path / "run"))
-    known = run(capsys, "import", str(file), "--data", data, "--attack", "badnets", "--target", "3", "--out", str(tmp_path / "known"))  # fmt: skip  # noqa: E501
+    found = run(capsys, "import", str(file), "--data", shapes, "--out", str(tmp_path / "run"))
+    known = run(capsys, "import", str(file), "--data", shapes, "--attack", "badnets", "--target", "3", "--out", str(tmp_path / "known"))  # fmt: skip  # noqa: E501
     # The stored images are rounded to 8 bits, which hardly matters here; the trigger's are 0 and 1.
     assert found["asr"] == pytest.approx(known["asr"], abs=0.01)
     assert found["n"] == known["n"]
@@ -402,7 +377,7 @@ def test_an_attack_result_brings_its_triggered_images(
 
 
 def test_image_paths_stay_in_the_folder_of_the_file(
-    state: OrderedDict[str, Tensor], data: str, tiny_data: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    state: OrderedDict[str, Tensor], shapes: str, tiny_data: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "record"
     folder.mkdir()
@@ -424,7 +399,7 @@ def test_image_paths_stay_in_the_folder_of_the_file(
         "bd_test/0/\n.png": "expected image paths such as",
         "bd_test/0/C:7.png": "expected image paths such as",
     }
-    arguments = ["import", str(file), "--data", data, "--out", str(tmp_path / "run")]
+    arguments = ["import", str(file), "--data", shapes, "--out", str(tmp_path / "run")]
     for path, expected in paths.items():
         rows[first]["path"] = path
         torch.save(result, file)
@@ -468,7 +443,7 @@ def number():
 
 
 def test_an_architecture_given_on_the_command_line(
-    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    shapes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "nets.py").write_text(SOURCE)
     scope: dict[str, Any] = {}
@@ -476,7 +451,7 @@ def test_an_architecture_given_on_the_command_line(
     net = scope["small"](4, 1)
     file, out = saved(tmp_path / "m.pt", net.state_dict()), str(tmp_path / "run")
     arch = ["--arch", f"{tmp_path / 'nets.py'}:small"]
-    found = run(capsys, "import", file, "--data", data, *arch, "--preprocess", "none", "--out", out)
+    found = run(capsys, "import", file, "--data", shapes, *arch, "--preprocess", "none", "--out", out)
     assert found["model"]["name"] == "given"
     assert found["units"] == 4
     assert run(capsys, "verify", out)["kind"] == "import"
@@ -490,10 +465,10 @@ def test_an_architecture_given_on_the_command_line(
 
 
 def test_impossible_architectures(
-    data: str, state: OrderedDict[str, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shapes: str, state: OrderedDict[str, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "nets.py").write_text(SOURCE)
-    common = ["import", saved(tmp_path / "m.pt", state), "--data", data, "--out", str(tmp_path / "run"), "--arch"]
+    common = ["import", saved(tmp_path / "m.pt", state), "--data", shapes, "--out", str(tmp_path / "run"), "--arch"]
     for text, expected in {
         "nets.py": "expected --arch file.py:function",
         "nets.py:": "expected --arch file.py:function",

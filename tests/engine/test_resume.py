@@ -127,24 +127,10 @@ def test_a_score_and_its_curve_go_on_with_the_same_bits(
 # --- whole commands --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    import numpy as np
-
-    path = tmp_path_factory.mktemp("data") / "shapes.npz"
-    made = tiny.tiny_data()
-    arrays: dict[str, Any] = {}
-    for part in ("train", "test"):
-        images = getattr(made, part)
-        arrays |= {f"x_{part}": images.x.squeeze(1).numpy(), f"y_{part}": images.y.numpy()}
-    np.savez(path, **arrays, class_names=np.array(tiny.CLASSES))
-    return str(path)
-
-
-def attack(data: str) -> list[str]:
+def attack(shapes: str) -> list[str]:
     chosen = ["model.width=4", "training.epochs=2", "training.batch=64", "training.augment=true", "target=3"]
     settings = [word for pair in chosen for word in ("--set", pair)]
-    return ["attack", "--data", data, "--model", "resnet18", "--attack", "badnets", "--device", "cpu", *settings]
+    return ["attack", "--data", shapes, "--model", "resnet18", "--attack", "badnets", "--device", "cpu", *settings]
 
 
 def outcome(folder: Path) -> dict[str, Any]:
@@ -154,11 +140,11 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_worker_killed_at_random_points_ends_with_the_same_files(data: str, tmp_path: Path) -> None:
+def test_a_worker_killed_at_random_points_ends_with_the_same_files(shapes: str, tmp_path: Path) -> None:
     env = {**os.environ, "UNMASK_CHECKPOINT_SECONDS": "0.01", "UNMASK_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
 
     def start(out: Path) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "engine", *attack(data), "--out", str(out), "--json"]
+        command = [sys.executable, "-m", "engine", *attack(shapes), "--out", str(out), "--json"]
         return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     assert start(tmp_path / "whole").wait(120) == 0
@@ -215,10 +201,10 @@ def test_a_run_killed_while_its_files_were_moved_is_made_again(tmp_path: Path, m
 
 
 @pytest.fixture
-def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str) -> jobs.Job:
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shapes: str) -> jobs.Job:
     monkeypatch.setenv("UNMASK_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(jobs, "wake", lambda: None)
-    return jobs.submit(attack(data), label="")
+    return jobs.submit(attack(shapes), label="")
 
 
 def run(job: jobs.Job) -> int:
@@ -289,11 +275,12 @@ def test_a_worker_that_is_asked_to_end_writes_a_last_piece(
         assert due.fget is not None
         return bool(due.fget(self))
 
+    monkeypatch.setattr(checkpoints, "_stop_asked", False)  # what it was comes back at the end
     with monkeypatch.context() as patch:
         patch.setattr(Keep, "due", property(counted))
         with pytest.raises(SystemExit) as ended:
             run(job)
-    monkeypatch.setattr(checkpoints, "_stop_asked", False)
+    checkpoints._stop_asked = False
     assert ended.value.code == 143
     assert (job.folder / "checkpoint" / "train.safetensors").exists()
     assert not (job.folder / "manifest.json").exists()

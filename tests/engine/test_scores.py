@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -69,6 +70,14 @@ def test_temperature_one_is_the_published_unlearning(planted: Planted, compute: 
 
     assert torch.equal(unlearned(temperature=1.0), unlearned())
     assert not torch.equal(unlearned(temperature=3.0), unlearned())
+
+
+def test_rnp_for_its_values_only_makes_the_same_values(planted: Planted, compute: Compute) -> None:
+    score = SCORES["rnp"].build(RNP_SETTINGS, recover_acc=0.9)
+    whole = evidence(planted, compute, trigger=False)
+    both = [score(planted.model, given) for given in (whole, dataclasses.replace(whole, values_only=True))]
+    assert torch.equal(both[0].values, both[1].values)
+    assert len(both[1].log["unlearn"]) < len(both[0].log["unlearn"])
 
 
 def test_rnp_unlearns_until_it_has_forgotten(planted: Planted, compute: Compute) -> None:
