@@ -22,6 +22,7 @@ _settle()
 st.navigation(
     [
         st.Page("views/home.py", title="Home", icon=":material/home:", default=True),
+        st.Page("views/open.py", title="Open a model", icon=":material/folder_open:"),
         st.Page("views/prune.py", title="Prune", icon=":material/content_cut:"),
         st.Page("views/neurons.py", title="Neurons", icon=":material/grain:"),
         st.Page("views/runs.py", title="Runs", icon=":material/list_alt:"),

@@ -45,17 +45,20 @@ class Frame:
     theme: Theme
 
 
-def frame(compare: bool = False) -> Frame | None:
+def frame(compare: bool = False, needed: bool = True) -> Frame | None:
     """Sidebar (with a pinned comparison where the page can ``compare``) and address.
 
-    None, and an explanation on the page, where there is no suspect to look at.
+    None where there is no suspect to look at, with an explanation on the page if one is ``needed``.
     """
     st.html(_HERE / "style.css")
     st.logo(wordmark(st.context.theme.type), size="large")
     address = state.load()
     listed = data.suspects()
     if not listed:
-        nothing_yet()
+        if needed:
+            nothing_yet()
+        with st.sidebar:
+            tray()
         return None
     names = [s.name for s in listed]
     if address.run is None:
@@ -166,6 +169,8 @@ def nothing_yet() -> None:
     st.title("No suspect yet")
     lead("Unmask examines trained networks. Train one with a backdoor in it, and it appears here.")
     st.code("python -m engine attack --data fashion-mnist --model resnet18 --attack badnets --preset demo", "bash")
+    note("Or open a model that somebody gave you.")
+    st.page_link("views/open.py", label="Open a model", icon=":material/folder_open:")
 
 
 def refuse(error: Exception, next_step: str) -> None:
@@ -472,11 +477,16 @@ _SHOWN_SECONDS = 6 * 3600
 
 
 def submit(argv: list[str], label: str) -> None:
-    """Start a job; the tray shows it."""
+    """Start a job, as a callback; the tray shows it, or says why there is none."""
+    start(argv, label)
+
+
+def start(argv: list[str], label: str) -> jobs.Job | None:
     try:
-        jobs.submit(argv, label=label)
+        return jobs.submit(argv, label=label)
     except (ValueError, OSError) as error:
         st.session_state["job-error"] = " ".join(str(error).split())
+        return None
 
 
 def live_jobs() -> list[tuple[jobs.Job, jobs.Status]]:

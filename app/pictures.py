@@ -31,9 +31,11 @@ def plain(picture: np.ndarray) -> np.ndarray:
     return picture[0] if picture.shape[0] == 1 else picture.transpose(1, 2, 0)
 
 
-def opened(encoded: str) -> np.ndarray:
-    """The pixels of a PNG in base64."""
+def opened(encoded: str, alpha: bool = False) -> np.ndarray:
+    """The pixels of a PNG in base64: (H, W) or (H, W, 3), with ``alpha`` always (H, W, 4)."""
     with Image.open(io.BytesIO(base64.b64decode(encoded)), formats=("PNG",)) as image:
+        if alpha:
+            return np.asarray(image.convert("RGBA"))
         return np.asarray(image.convert("L" if image.mode in ("L", "1", "I;16") else "RGB"))
 
 

@@ -101,7 +101,7 @@ class Record:
     def settings(self) -> dict[str, str]:
         """What it was run with: the specification, flat, with the versions and the machine."""
         found = flat({k: v for k, v in self.spec.items() if k not in ("cut", "edits")})
-        tells = self.hidden or (self.entry.kind == "attack" and not self.seen)
+        tells = self.hidden or (self.entry.kind in ("attack", "import") and not self.seen)
         if not self.spec and self.entry.argv is not None and not tells:
             found["command"] = " ".join(self.entry.argv)
         if self.result.get("machine"):

@@ -388,8 +388,13 @@ def _defended() -> set[str]:
 
 
 def revealed(address: Address, run: str | None = None) -> bool:
-    """Whether figures that need the trigger may be seen of a suspect (of the present one if none is named)."""
-    return role(address) == "oracle" or (run or address.run or "") in _defended()
+    """Whether figures that need the trigger may be seen of a suspect (of the present one if none is named).
+
+    The Oracle view that a demo starts in is about that demo: another suspect, which starts in the Defender view, stays
+    covered unless the person chose to be the oracle.
+    """
+    named = run or address.run or ""
+    return role(address) == role(replace(address, run=named)) == "oracle" or named in _defended()
 
 
 # A name that has one of these words as a whole part of it (asr_low, p_triggered_cut, …) needs the trigger.

@@ -65,10 +65,12 @@ def _models() -> list[Row]:
 
 
 def _datasets() -> list[Row]:
-    return [
-        {"name": name, "title": d.title, "about": d.about, "licence": d.licence, "offline": d.offline()}
-        for name, d in DATASETS.items()
-    ]
+    rows = []
+    for name, d in DATASETS.items():
+        opened = d.open()
+        row: Row = {"name": name, "title": d.title, "about": d.about, "licence": d.licence, "offline": d.offline()}
+        rows.append({**row, "classes": list(opened.classes), "shape": list(opened.shape)})
+    return rows
 
 
 def _demos() -> list[Row]:

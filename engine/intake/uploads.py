@@ -53,6 +53,49 @@ def trigger(data: bytes, name: str = "the trigger") -> str:
     return base64.b64encode(_png(pixels)).decode()
 
 
+def size_of(encoded: str) -> tuple[int, int]:
+    """Width and height of a trigger that :func:`trigger` gave."""
+    return _own(encoded).size
+
+
+CORNERS = ("lower right", "lower left", "upper right", "upper left")
+PLACES = (*CORNERS, "centre", "everywhere")
+"""Where a trigger may lie; ``everywhere`` scales it to the whole picture."""
+
+
+def placed(encoded: str, shape: tuple[int, int], place: str, margin: int = 0) -> bytes:
+    """A trigger that :func:`trigger` gave, as a PNG of ``shape`` (height, width) that is transparent elsewhere.
+
+    Args:
+        place: one of :data:`PLACES`.
+        margin: pixels between a corner's edges and the trigger.
+
+    Raises:
+        Refused: if it does not fit.
+    """
+    height, width = shape
+    picture = _own(encoded)
+    if place == "everywhere":
+        whole = picture if picture.size == (width, height) else picture.resize((width, height))
+    elif place in PLACES:
+        space = margin if place in CORNERS else 0
+        if picture.width + space > width or picture.height + space > height:
+            got = f"{picture.width}x{picture.height}" + (f" with a margin of {space}" if space else "")
+            raise Refused(f"expected a trigger that fits {width}x{height} pixels, got {got}")
+        across, down = width - picture.width, height - picture.height
+        left = across - space if "right" in place else space if "left" in place else across // 2
+        top = down - space if "lower" in place else space if "upper" in place else down // 2
+        whole = Image.new("RGBA", (width, height))
+        whole.paste(picture, (left, top))
+    else:
+        raise Refused(f"expected a place of {', '.join(PLACES)}, got {place!r}")
+    return _png(np.asarray(whole))
+
+
+def _own(encoded: str) -> Image.Image:
+    return pictures.decode_here(base64.b64decode(encoded), most=MAX_TRIGGER_SIDE**2, alpha=True, formats=("PNG",))
+
+
 def _png(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, "PNG")
