@@ -5,6 +5,7 @@ Everything here comes from a stranger, the file's name included. It reaches the 
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -45,13 +46,24 @@ def put_away(kind: Kind) -> None:
         desk.forget(found[0])
 
 
+def clear(kind: Kind) -> None:
+    """:func:`put_away` as a callback: the widgets in which the file was chosen are empty again, too."""
+    put_away(kind)
+    store = st.session_state
+    store[f"handed-{kind}:turn"] = store.get(f"handed-{kind}:turn", 0) + 1
+    if kind == "checkpoint":
+        store["inbox-choice"] = None
+
+
 def uploader(kind: Kind, label: str, help: str) -> None:
     """Where a file is dropped; it is handed in as soon as it has arrived."""
-    key = f"handed-{kind}"
+    key = f"handed-{kind}-{st.session_state.get(f'handed-{kind}:turn', 0)}"
 
     def arrived() -> None:
         upload = st.session_state[key]
         put_away(kind)
+        if kind == "checkpoint":
+            st.session_state["inbox-choice"] = None
         if upload is not None:
             take(kind, f"{state.session()} {upload.file_id}", upload.name, upload)
 
@@ -72,19 +84,18 @@ def found(kind: Kind) -> Look | None:
     return look
 
 
-def wait(kind: Kind, look: Look) -> None:
+def wait(kind: Kind) -> None:
     """How far the look at a file is, until the page can go on."""
-    st.fragment(_wait, run_every=0.5)(kind, short(current(kind)), look.what)
+    st.fragment(_wait, run_every=0.5)(kind, short(current(kind)))
 
 
-def _wait(kind: Kind, name: str, before: str) -> None:
+def _wait(kind: Kind, name: str) -> None:
     handed = current(kind)
     look = desk.look(handed[0]) if handed else None
     if look is None or look.state != "working":
         st.rerun()
-    what = look.what or before
-    steps = ("waiting its turn", "writing it down")
-    st.progress(0.15 if what in steps else 0.55, text=f"{panels.plain(name)}: {what} \u2026")
+    took = panels.clock(time.monotonic() - look.since)
+    st.progress(look.share, text=f"{panels.plain(name)}: {look.what} \u2026 {took}")
     panels.note("This takes a few seconds. You can look at other pages meanwhile.")
 
 
@@ -107,16 +118,16 @@ def card(look: Look) -> None:
             st.space("stretch")
             st.button(
                 "Put away", key="handed-away", icon=":material/close:", type="tertiary",
-                on_click=put_away, args=("checkpoint",),
+                on_click=clear, args=("checkpoint",),
             )  # fmt: skip
         panels.heading(short(handed), lines=1)
         if look.state == "refused":
-            panels.refuse(ValueError(look.error), "Nothing of it was kept or run.")
+            panels.refuse(ValueError(look.error), "It was left as it was." if look.path else "Nothing of it was kept.")
         else:
             panels.note(_sentence(report))
         if not report:
             return
-        panels.facts(["", ""], _facts(report))
+        panels.facts([], _facts(report))
         _tables(report)
 
 
@@ -135,7 +146,7 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     numbers = sum(_size(row["shape"]) for row in tensors)
     rows = [
         ("Format", _FORMATS.get(report["format"], str(report["format"]))),
-        ("Size", f"{report['size'] / 1e6:,.2f} MB"),
+        ("Size", size(report["size"])),
         ("SHA-256", f"{report['sha256'][:16]}\u2026"),
     ]
     if tensors:
@@ -143,11 +154,17 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         groups = Counter(row["group"] for row in tensors)
         where = report["weights"]
         if where or len(groups) > 1:
-            rows.append(("Weights", "several tables" if where is None else repr(where[:60]) if where else "outermost"))
+            named = f"in the table {where[:60]!r}" if where else "in the outermost table"
+            rows.append(("Weights", "in one of several tables" if where is None else named))
         rows.append(("Fits", "; ".join(fit(row) for row in report["architectures"]) or "no known architecture"))
     if bench := report.get("backdoorbench"):
-        rows.append(("BackdoorBench", f"{bench['model_name']}, {bench['num_classes']} classes"))
+        pictures = f", {count(bench['images'])} triggered pictures beside it" if bench["images"] else ""
+        rows.append(("BackdoorBench", f"{bench['model_name']}, {bench['num_classes']} classes{pictures}"))
     return rows
+
+
+def size(n: int) -> str:
+    return f"{n / 1e6:,.1f} MB" if n >= 1e6 else f"{n / 1e3:,.1f} kB"
 
 
 def fit(row: Mapping[str, Any]) -> str:

@@ -47,7 +47,7 @@ def form(report: Mapping[str, Any], file: Path) -> None:
     with st.container(border=True, key="import-form"):
         left, right = st.columns(2, gap="large")
         with left:
-            words = [*_table(report), *_model(report, choices)]
+            words = [*_table(report), *_model(report, choices), *_without_pictures(report, file)]
             words += ["--preprocess", _preprocess(choices)]
         with right:
             chosen = _pictures(report, choices)
@@ -86,10 +86,22 @@ def _table(report: Mapping[str, Any]) -> list[str]:
     if report["weights"] is not None or len(groups) < 2:
         return []
     group = st.selectbox(
-        "Table of weights", groups, format_func=lambda g: repr(g[:80]), key="import-table",
+        "Table of weights", groups, format_func=lambda g: repr(g[:80]), key=f"import-table-{report['sha256']}",
         help="The file holds several tables of tensors; one of them is the model.",
     )  # fmt: skip
     return [] if group is None else ["--weights", group]
+
+
+def _without_pictures(report: Mapping[str, Any], file: Path) -> list[str]:
+    """An uploaded result of BackdoorBench comes without the triggered pictures that it names."""
+    bench = report.get("backdoorbench")
+    if not bench or not bench["images"] or desk.inbox_folder() in file.parents:
+        return []
+    panels.note(
+        f"It names {count(bench['images'])} triggered pictures that were not uploaded with it; without them nothing is "
+        f"known of its ASR. To measure it, put the whole folder into {desk.inbox_folder()} and choose it there."
+    )
+    return ["--without-pictures"]
 
 
 def _model(report: Mapping[str, Any], choices: Mapping[str, Any]) -> list[str]:
@@ -102,7 +114,7 @@ def _model(report: Mapping[str, Any], choices: Mapping[str, Any]) -> list[str]:
         index=0 if fits else None,
         placeholder="None of the known ones fits",
         format_func=lambda n: f"{titles.get(n, n)} \u00b7 {'fits' if n in fits else 'does not fit by name and shape'}",
-        key="import-model",
+        key=f"import-model-{report['sha256']}",
         help="Weights are loaded strictly by name. An architecture of your own can be given on the command line only.",
     )
     return ["--model", chosen] if chosen else []
@@ -134,7 +146,7 @@ def _pictures(report: Mapping[str, Any], choices: Mapping[str, Any]) -> Pictures
     matching = bool(order) and len(known[order[0]]["classes"]) == classes
     chosen = st.selectbox(
         "Pictures to measure it with", [*order, _OWN], index=0 if matching else len(order), format_func=words,
-        key="import-data", help="Clean pictures of the classes, in the order, that the model was trained for.",
+        key=f"import-data-{report['sha256']}", help="Clean pictures of the classes, in the order, that the model was trained for.",
     )  # fmt: skip
     if chosen != _OWN:
         row = known[str(chosen)]
@@ -147,14 +159,14 @@ def _pictures(report: Mapping[str, Any], choices: Mapping[str, Any]) -> Pictures
     if look is None:
         panels.note("A zip with one folder of pictures for each class, or an .npz with x_train, y_train and so on.")
     elif look.state == "working":
-        handed.wait("data", look)
+        handed.wait("data")
     elif look.state == "refused":
         panels.refuse(ValueError(look.error), "Nothing of it was kept.")
     elif look.value is not None and look.path is not None:
         found = look.value
         depth, height, width = found["shape"]
         panels.note(
-            f"{count(found['train'] + found['pool'] + found['test'])} pictures of {width} \u00d7 {height} pixels, "
+            f"{handed.short(handed.current('data'))}: {count(found['train'] + found['pool'] + found['test'])} pictures of {width} \u00d7 {height} pixels, "
             f"{'colour' if depth == 3 else 'grey'}, {len(found['classes'])} classes: {_listed(found['classes'])}."
         )
         return Pictures(str(look.path), found["classes"], found["shape"])
@@ -201,7 +213,7 @@ def _trigger(choices: Mapping[str, Any], chosen: Pictures | None) -> list[str | 
         names = list(chosen.classes)
         target = st.selectbox(
             "Target class", range(len(names)), format_func=lambda k: f"{k} \u00b7 {names[k][:60]}",
-            key="import-target", help="The answer that the trigger forces.",
+            key=f"import-target-{chosen.name}", help="The answer that the trigger forces.",
         )  # fmt: skip
         words: list[str | bytes] = ["--target", str(target)]
         if kind == "attack":
@@ -221,7 +233,7 @@ def _trigger(choices: Mapping[str, Any], chosen: Pictures | None) -> list[str | 
         if look is None:
             panels.note("What is transparent in it leaves the pictures as they are.")
         elif look.state == "working":
-            handed.wait("trigger", look)
+            handed.wait("trigger")
         elif look.state == "refused":
             panels.refuse(ValueError(look.error), "Choose another picture.")
         elif look.value is not None:
@@ -264,7 +276,13 @@ def _placed(trigger: Mapping[str, Any], shape: tuple[int, int], opacity: float) 
         return None
     shown = _on_grey(pictures.opened(base64.b64encode(png).decode(), alpha=True), opacity)
     alt = f"The trigger at its place, {place}, on a grey picture of {shape[1]} x {shape[0]} pixels."
-    panels.pictures([panels.Picture("On a grey picture", pictures.png(shown, _PREVIEW), alt, _PREVIEW, key="asr")])
+    panels.pictures(
+        [
+            panels.Picture(
+                handed.short(handed.current("trigger"), 20), pictures.png(shown, _PREVIEW), alt, _PREVIEW, key="asr"
+            )
+        ]
+    )
     return png
 
 
@@ -285,8 +303,9 @@ def outcome() -> None:
     st.space("small")
     panels.over("3 \u00b7 The suspect")
     with st.container(border=True, key="import-outcome"):
-        panels.heading(entry.label, lines=1)
         status = jobs.status(entry.folder)
+        if status.state != "done":
+            panels.heading(entry.label, lines=1)
         if status.state == "done":
             _suspect(entry.folder, entry.argv)
         elif status.ended:
@@ -321,15 +340,15 @@ def _suspect(folder: Path, argv: Sequence[str]) -> None:
     result = suspect.result
     low, high = result["intervals"]["acc"]
     classes = len(suspect.classes)
-    st.html(
-        f'<p class="um-lead">It names <strong>{percent(result["acc"])}</strong> of '
-        f"{count(result['n']['acc'])} clean test pictures correctly "
-        f"({percent(low)} to {percent(high)}), of {classes} classes.</p>"
+    panels.heading(
+        f"It names {percent(result['acc'])} of {count(result['n']['acc'])} clean pictures correctly", lines=1
+    )
+    panels.note(
+        f"{suspect.title} is what the menus call it. ACC lies between {percent(low)} and {percent(high)} (95 %); "
+        f"guessing among {classes} classes would give {percent(1 / classes)}."
     )
     if result["acc"] < 2 / classes:
-        panels.note(
-            "That is little better than guessing: other pictures, classes in another order, or another network?"
-        )
+        panels.note("Little better than guessing: are these its pictures, and its classes in the same order?")
     _tried(result["preprocess"])
     if {"--attack", "--trigger"} & set(argv) or run.has("triggered.safetensors"):
         if seen and result.get("asr") is not None:

@@ -397,7 +397,14 @@ def meters(
 
 
 def facts(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A small table; every column but the first holds numbers."""
+    """A small table; every column but the first holds numbers. Without ``columns`` it has no head, and holds words."""
+    if not columns:
+        lines = "".join(
+            f'<tr><td class="what">{esc(what)}</td>{"".join(f"<td>{esc(c)}</td>" for c in rest)}</tr>'
+            for what, *rest in rows
+        )
+        st.html(f'<table class="um-facts words"><tbody>{lines}</tbody></table>')
+        return
     head = "".join(f"<th{'' if k == 0 else ' class=n'}>{esc(c)}</th>" for k, c in enumerate(columns))
     body = "".join(
         "<tr>" + "".join(f"<td{'' if k == 0 else ' class=n'}>{esc(c)}</td>" for k, c in enumerate(row)) + "</tr>"

@@ -243,7 +243,16 @@ def _import(args: argparse.Namespace, progress: Progress) -> Json:
     elif params or args.target is not None:
         raise ValueError("expected settings and a target only with --attack or --trigger, got them alone")
     size = ModelSpec.build(model, name=args.model or "")
-    wanted = Wanted(args.data, args.model, size.width, args.arch, args.weights, args.preprocess, attack)
+    wanted = Wanted(
+        args.data,
+        args.model,
+        size.width,
+        args.arch,
+        args.weights,
+        args.preprocess,
+        attack,
+        not args.without_pictures,
+    )
     return _row(run_import(args.file, wanted, Compute(args.device), args.out, progress))
 
 
@@ -336,6 +345,9 @@ def _parser() -> _Parser:
     taking.add_argument("--attack", help="a known attack that the model is said to carry, with --set for its settings")
     taking.add_argument(
         "--trigger", type=Path, metavar="PICTURE", help="its trigger as a picture; transparent elsewhere"
+    )
+    taking.add_argument(
+        "--without-pictures", action="store_true", help="leave out the triggered pictures that a result file names"
     )
     taking.add_argument("--target", type=int, help="the class that the trigger forces")
     taking.add_argument("--opacity", type=float, default=1.0, help="with --trigger: weight of the picture")

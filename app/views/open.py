@@ -27,7 +27,7 @@ def render() -> None:
         if look is None:
             _what_is_taken()
         elif look.state == "working":
-            handed.wait("checkpoint", look)
+            handed.wait("checkpoint")
         else:
             handed.card(look)
     if look is not None and look.state == "done" and look.value is not None and look.path is not None:
@@ -63,9 +63,10 @@ def _choose() -> None:
 
 def _from_inbox(waiting: dict[str, Path]) -> None:
     name = st.session_state["inbox-choice"]
+    handed.clear("checkpoint")
     if name is None:
         return
-    handed.put_away("checkpoint")
+    st.session_state["inbox-choice"] = name
     file = waiting[name]
     try:
         stands: Any = file.lstat()
@@ -81,7 +82,7 @@ def _what_is_taken() -> None:
     with st.container(border=True, key="handed-empty"):
         panels.heading("You see what it holds first, and decide then", lines=1)
         panels.facts(
-            ["", ""],
+            [],
             [
                 ("Taken", "torch.save files in zip format, safetensors, BackdoorBench results"),
                 ("Shown", "tensors, names in its pickle, other values, architectures that fit"),

@@ -23,7 +23,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -51,7 +51,7 @@ _REMEMBERED = 64
 
 @dataclass(frozen=True)
 class Look:
-    """How far the look at a file is: ``what`` is being done, ``error`` one line.
+    """How far the look at a file is: ``what`` is being done, roughly which ``share`` of it is; ``error`` is one line.
 
     ``value`` is what the clerk found, of a refused checkpoint too; of a trigger ``png`` (base64), ``width`` and
     ``height``. ``path`` is where the accepted file lies: what an import is given.
@@ -59,10 +59,12 @@ class Look:
 
     state: State
     what: str = ""
+    share: float = 0.05
     value: dict[str, Any] | None = None
     error: str = ""
     path: Path | None = None
     sha256: str = ""
+    since: float = field(default_factory=time.monotonic)
 
 
 _lock = threading.Lock()
@@ -102,7 +104,7 @@ def hand_in(ticket: str, kind: Kind, source: BinaryIO | Path) -> None:
     with _lock:
         if ticket in _looks:
             return
-        _looks[ticket] = Look("working", "writing it down" if not isinstance(source, Path) else "waiting its turn")
+        _looks[ticket] = Look("working", "it waits its turn" if isinstance(source, Path) else "it is written down")
         while len(_looks) > _REMEMBERED:
             _looks.popitem(last=False)
 
@@ -145,10 +147,10 @@ def _work(kind: Kind, source: BinaryIO | Path, say: Callable[..., None]) -> None
 
 def _looked(kind: Kind, source: BinaryIO | Path, say: Callable[..., None]) -> dict[str, Any]:
     if isinstance(source, Path):
-        say(what="a process of its own reads it")
+        say(what="a process of its own reads it", share=0.4)
         return {**_verdict(_clerk("checkpoint", source)), "path": source}
     if kind == "trigger":
-        say(what="a process of its own decodes it")
+        say(what="a process of its own decodes it", share=0.4)
         encoded = uploads.trigger(_bytes(source, LIMITS[kind]))
         width, height = uploads.size_of(encoded)
         return {"state": "done", "value": {"png": encoded, "width": width, "height": height}}
@@ -156,18 +158,18 @@ def _looked(kind: Kind, source: BinaryIO | Path, say: Callable[..., None]) -> di
     try:
         sha256 = _copy(source, part / "upload", LIMITS[kind])
         if kind == "checkpoint":
-            say(what="a process of its own reads it")
+            say(what="a process of its own reads it", share=0.4)
             # The name under which it is kept is the one that its description gives.
             file = (part / "upload").rename(part / "checkpoint")
             value = _clerk("checkpoint", file)
             if (found := _verdict(value))["state"] == "refused":
                 return found
         elif _holds_arrays(part / "upload"):
-            say(what="its arrays are checked")
+            say(what="its arrays are checked", share=0.4)
             file = (part / "upload").rename(part / "data.npz")
             value = _clerk("arrays", file)
         else:
-            say(what="its pictures are decoded, in processes of their own")
+            say(what="its pictures are decoded, in processes of their own", share=0.3)
             file = part / "images"
             value = _clerk("images", part / "upload", file)
         return {"state": "done", "value": value, "path": _settle(part, file.name, sha256), "sha256": sha256}

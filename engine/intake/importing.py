@@ -92,6 +92,8 @@ class Wanted:
     weights: str | None = None
     preprocess: str = preprocess.AUTO
     attack: dict[str, Any] | None = None
+    pictures: bool = True
+    """Whether the triggered pictures that a result of BackdoorBench names are looked for beside it."""
 
 
 def run_import(
@@ -131,7 +133,7 @@ def run_import(
     model, inputs = network(spec, source, data), _inputs(spec, data)
     load_into(model.net, state, spec.model.name)
     chosen = None if spec.preprocess == preprocess.AUTO else preprocess.stated(spec.preprocess, inputs)
-    stamped = _stamped(path, checkpoint, data) if attack is None else None
+    stamped = _stamped(path, checkpoint, data) if attack is None and wanted.pictures else None
     hashes = {"file": checkpoint.sha256}
     if stamped is not None:
         hashes["images"] = hashlib.sha256(stamped["x"].tobytes()).hexdigest()
