@@ -14,7 +14,6 @@ import streamlit as st
 from app import data, handed, panels, pictures, state
 from app.palette import count, percent
 from engine.intake import desk, uploads
-from engine.intake.limits import Refused
 from engine.runs import jobs
 from engine.runs.jobs import Status
 from engine.runs.store import open_run
@@ -146,7 +145,8 @@ def _pictures(report: Mapping[str, Any], choices: Mapping[str, Any]) -> Pictures
     matching = bool(order) and len(known[order[0]]["classes"]) == classes
     chosen = st.selectbox(
         "Pictures to measure it with", [*order, _OWN], index=0 if matching else len(order), format_func=words,
-        key=f"import-data-{report['sha256']}", help="Clean pictures of the classes, in the order, that the model was trained for.",
+        key=f"import-data-{report['sha256']}",
+        help="Clean pictures of the classes, in the order, that the model was trained for.",
     )  # fmt: skip
     if chosen != _OWN:
         row = known[str(chosen)]
@@ -165,8 +165,9 @@ def _pictures(report: Mapping[str, Any], choices: Mapping[str, Any]) -> Pictures
     elif look.value is not None and look.path is not None:
         found = look.value
         depth, height, width = found["shape"]
+        total = found["train"] + found["pool"] + found["test"]
         panels.note(
-            f"{handed.short(handed.current('data'))}: {count(found['train'] + found['pool'] + found['test'])} pictures of {width} \u00d7 {height} pixels, "
+            f"{handed.short(handed.current('data'))}: {count(total)} pictures of {width} \u00d7 {height} pixels, "
             f"{'colour' if depth == 3 else 'grey'}, {len(found['classes'])} classes: {_listed(found['classes'])}."
         )
         return Pictures(str(look.path), found["classes"], found["shape"])
@@ -210,25 +211,25 @@ def _trigger(choices: Mapping[str, Any], chosen: Pictures | None) -> list[str | 
         return None
     columns = st.columns([1, 1, 1], gap="medium")
     with columns[0]:
+        if kind == "attack":
+            attacks = {row["name"]: row for row in choices["attacks"]}
+            attack = str(st.selectbox("Attack", list(attacks), key="import-attack", help=_formulas(attacks)))
         names = list(chosen.classes)
         target = st.selectbox(
             "Target class", range(len(names)), format_func=lambda k: f"{k} \u00b7 {names[k][:60]}",
             key=f"import-target-{chosen.name}", help="The answer that the trigger forces.",
         )  # fmt: skip
         words: list[str | bytes] = ["--target", str(target)]
-        if kind == "attack":
-            attacks = {row["name"]: row for row in choices["attacks"]}
-            attack = str(st.selectbox("Attack", list(attacks), key="import-attack"))
-            panels.note(attacks[attack]["title"])
+        if kind == "picture":
+            opacity = st.slider(
+                "Opacity", 0.05, 1.0, 1.0, 0.05, key="import-opacity", help="Weight of the picture where it covers."
+            )
     if kind == "attack":
         settings = {k: v for k, v in attacks[attack]["settings"].items() if k not in _POISONING}
         return [*words, "--attack", attack, *_settings(attack, settings, columns[1:])]
     with columns[1]:
         handed.uploader("trigger", "Its picture", "PNG, JPEG, WEBP or BMP, at most 1,024 \u00d7 1,024 pixels.")
         look = handed.found("trigger")
-        opacity = st.slider(
-            "Opacity", 0.05, 1.0, 1.0, 0.05, key="import-opacity", help="Weight of the picture where it covers."
-        )
     with columns[2]:
         if look is None:
             panels.note("What is transparent in it leaves the pictures as they are.")
@@ -240,6 +241,10 @@ def _trigger(choices: Mapping[str, Any], chosen: Pictures | None) -> list[str | 
             png = _placed(look.value, (chosen.shape[1], chosen.shape[2]), opacity)
             return None if png is None else [*words, "--trigger", png, "--opacity", f"{opacity:g}"]
     return None
+
+
+def _formulas(attacks: Mapping[str, Mapping[str, Any]]) -> str:
+    return "  \n".join(f"{name}: {panels.plain(row['title'])}" for name, row in attacks.items())
 
 
 def _settings(attack: str, settings: Mapping[str, Mapping[str, Any]], columns: Sequence[Any]) -> list[str]:
@@ -271,7 +276,7 @@ def _placed(trigger: Mapping[str, Any], shape: tuple[int, int], opacity: float) 
         margin = int(st.number_input("Margin", 0, 512, 0, 1, key="import-margin", help="Pixels from the corner."))
     try:
         png = uploads.placed(trigger["png"], shape, str(place), margin)
-    except Refused as refusal:
+    except ValueError as refusal:
         panels.refuse(refusal, "Choose a smaller picture or another position.")
         return None
     shown = _on_grey(pictures.opened(base64.b64encode(png).decode(), alpha=True), opacity)
@@ -354,7 +359,7 @@ def _suspect(folder: Path, argv: Sequence[str]) -> None:
         if seen and result.get("asr") is not None:
             panels.note(f"Its trigger gets the attacker's answer on {percent(result['asr'])} of the pictures (ASR).")
         else:
-            panels.locked(panels.WHY_LOCKED)
+            panels.locked("What its trigger does was measured, and is revealed when you commit to a cut.")
     with st.container(horizontal=True, gap="medium"):
         for page, label, icon in (
             ("prune", "Open it in Prune", "content_cut"), ("neurons", "Look at its neurons", "grain"),

@@ -26,12 +26,15 @@ def scored(frame: Frame, promise: str) -> tuple[dict[str, data.Study], data.Stud
 
 def unscored(frame: Frame, promise: str) -> None:
     """The first thing to do with an unscored suspect; ``promise`` is what this page shows afterwards."""
+    # A model that was measured with few pictures of one's own has no more of them to be scored with.
+    samples = min(500, int(frame.suspect.result.get("pool", 500)))
+    few = ["--samples", str(samples)] if samples < 500 else []
     panels.lead(f"This suspect has no scores yet. {promise}")
     with st.container(border=True):
         panels.heading(f"Score {frame.suspect.title} with RNP", lines=1)
         panels.note(
-            "RNP makes the network forget 500 clean pictures, then learns which units stand in the way of remembering "
-            "them. It needs no trigger. The curve is measured along the way; expect a minute or two."
+            f"RNP makes the network forget {samples} clean pictures, then learns which units stand in the way of "
+            "remembering them. It needs no trigger. The curve is measured along the way; expect a minute or two."
         )
         going = [job for job, status in panels.live_jobs() if not status.ended and frame.suspect.name in job.argv]
         if going:
@@ -42,7 +45,10 @@ def unscored(frame: Frame, promise: str) -> None:
             type="primary",
             icon=":material/play_arrow:",
             on_click=panels.submit,
-            args=(["sweep", frame.suspect.name, "--score", "rnp"], f"Score {frame.suspect.title} with RNP"),
+            args=(
+                ["sweep", frame.suspect.name, "--score", "rnp", *few],
+                f"Score {frame.suspect.title} with RNP",
+            ),
         )
 
 

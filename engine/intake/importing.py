@@ -164,6 +164,7 @@ def run_import(
             "clean_acc": None,
             "poisoned": None,
             "trained_on": None,
+            "pool": len(data.pool),
             "preprocess": {**chosen.row(), "asked": spec.preprocess, "tried": tried},
             "model": spec.model.model_dump(mode="json"),
             "file": _facts(checkpoint),

@@ -198,6 +198,18 @@ def test_only_a_defenders_commitment_reveals_and_only_that_suspect(browser: Para
     assert not state.revealed(state.load())
 
 
+def test_the_oracle_view_of_a_demo_is_about_that_demo(browser: Params) -> None:
+    browser.update(run="demo:badnets")
+    assert state.revealed(state.load())
+    assert state.revealed(state.load(), "demo:blend")
+    assert not state.revealed(state.load(), "/runs/mine")
+    state.go(role="oracle")
+    assert state.revealed(state.load(), "/runs/mine")
+    # A person who is a defender of one suspect does not get the figures of another beside it.
+    state.go(run="/runs/mine", role=None)
+    assert not state.revealed(state.load(), "demo:badnets")
+
+
 RESULT = {
     "acc": 0.9,
     "asr": 0.7777,

@@ -23,6 +23,7 @@ TORCH_FREE = (
     "engine.pruning.cut",
     "engine.intake.reader",
     "engine.intake.uploads",
+    "engine.intake.desk",
 )
 """What app/ may import of the engine; packages with everything in them."""
 

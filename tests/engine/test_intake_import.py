@@ -370,6 +370,12 @@ def test_an_attack_result_brings_its_triggered_images(
     # The stored images are rounded to 8 bits, which hardly matters here; the trigger's are 0 and 1.
     assert found["asr"] == pytest.approx(known["asr"], abs=0.01)
     assert found["n"] == known["n"]
+    # Handed over without its images, it is a model like any other.
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(file, alone)
+    bare = run(capsys, "import", str(alone / file.name), "--data", shapes, "--without-pictures", "--out", str(tmp_path / "bare"))  # fmt: skip  # noqa: E501
+    assert (bare["acc"], bare["asr"]) == (found["acc"], None)
     # Without the rule that made the images there is no true trigger, but ASR is measured all the same.
     after = run(capsys, "defend", str(tmp_path / "run"), "--defense", "random", "--policy", "fraction", "--samples", "8", "--out", str(tmp_path / "d"))  # fmt: skip  # noqa: E501
     assert after["asr_before"] == found["asr"]

@@ -265,3 +265,34 @@ def test_pages_can_use_the_intake_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
     assert SIDES[0] == uploads.MIN_SIDE
+
+
+@pytest.mark.parametrize(
+    ("place", "margin", "top", "left"),
+    [
+        ("lower right", 1, 8, 7),
+        ("lower left", 0, 9, 0),
+        ("upper right", 2, 2, 6),
+        ("upper left", 1, 1, 1),
+        ("centre", 3, 4, 4),
+    ],
+)
+def test_a_trigger_is_placed_as_the_attack_takes_it(place: str, margin: int, top: int, left: int) -> None:
+    red = np.zeros((3, 4, 3), np.uint8)
+    red[..., 0] = 255
+    placed = uploads.placed(uploads.trigger(encoded(red)), (12, 12), place, margin)
+    attack = make_attack("picture", {"picture": uploads.trigger(placed), "target": 2})
+    covered = attack.trigger(torch.zeros(1, 3, 12, 12))[0, 0].bool()
+    expected = torch.zeros(12, 12, dtype=torch.bool)
+    expected[top : top + 3, left : left + 4] = True
+    assert covered.equal(expected)
+
+
+def test_a_trigger_that_does_not_fit_is_refused_or_scaled() -> None:
+    large = uploads.trigger(encoded(pixels(side=16)))
+    assert uploads.size_of(large) == (16, 16)
+    with pytest.raises(Refused, match="fits 12x12 pixels, got 16x16"):
+        uploads.placed(large, (12, 12), "centre")
+    with pytest.raises(Refused, match="got 16x16 with a margin of 3"):
+        uploads.placed(large, (18, 18), "lower right", 3)
+    assert uploads.size_of(uploads.trigger(uploads.placed(large, (12, 10), "everywhere"))) == (10, 12)
