@@ -57,6 +57,7 @@ def clear(kind: Kind) -> None:
 
 def uploader(kind: Kind, label: str, help: str) -> None:
     """Where a file is dropped; it is handed in as soon as it has arrived."""
+    most = desk.LIMITS[kind] >> 20
     key = f"handed-{kind}-{st.session_state.get(f'handed-{kind}:turn', 0)}"
 
     def arrived() -> None:
@@ -67,9 +68,7 @@ def uploader(kind: Kind, label: str, help: str) -> None:
         if upload is not None:
             take(kind, f"{state.session()} {upload.file_id}", upload.name, upload)
 
-    st.file_uploader(
-        label, key=key, help=help, on_change=arrived, max_upload_size=max(1, desk.LIMITS[kind] >> 20), width="stretch"
-    )
+    st.file_uploader(f"{label}, up to {most} MB", key=key, help=help, on_change=arrived, max_upload_size=most)
 
 
 def found(kind: Kind) -> Look | None:
@@ -207,6 +206,6 @@ def _table(title: str, icon: str, rows: list[dict[str, Any]], total: int) -> Non
         with opener:
             if len(rows) > MOST or total > len(rows):
                 panels.note(f"The first {min(len(rows), MOST):,} of {total:,}.")
-            st.dataframe(
-                rows[:MOST], hide_index=True, alt=f"{title} of the file: {total:,} rows.", height=320, width=620
-            )
+            height: Any = "auto" if len(rows) <= 8 else 320
+            alt = f"{title} of the file: {total:,} rows."
+            st.dataframe(rows[:MOST], hide_index=True, alt=alt, height=height, width=620)
