@@ -87,7 +87,10 @@ def _what_is_taken() -> None:
                 ("Taken", "torch.save files in zip format, safetensors, BackdoorBench results"),
                 ("Shown", "tensors, names in its pickle, other values, architectures that fit"),
                 ("Refused", "pickles that ask to run anything, damaged or lying archives, old formats"),
-                ("Kept", "accepted files, under their SHA-256; of a refused one nothing"),
+                (
+                    "Kept",
+                    "accepted files, under their SHA-256, until you put them away unused; of refused ones nothing",
+                ),
             ],
         )
         panels.note(

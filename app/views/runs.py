@@ -12,7 +12,7 @@ from engine.runs.jobs import Status
 
 #: Runs in the list before somebody asks for more.
 MANY = 25
-_GROUPS = {"all": "All", **{kind: KINDS[kind] for kind in ("attack", "defend", "sweep")}, "other": "Other"}
+_GROUPS = {"all": "All", **{kind: KINDS[kind] for kind in ("attack", "import", "defend", "sweep")}, "other": "Other"}
 
 
 def render() -> None:

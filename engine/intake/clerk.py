@@ -12,21 +12,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engine import catalogue
-from engine.data import own
 from engine.intake import uploads
 from engine.intake.archive import Archive
-from engine.intake.importing import inspect
 from engine.intake.limits import Refused
-from engine.intake.preprocess import AUTO, KNOWN
+
+# What loads torch is imported where it is needed: most of what is refused is refused before.
 
 
 def checkpoint(path: Path) -> dict[str, Any]:
     """What ``inspect`` says, and what an import can be asked for."""
+    from engine.intake.importing import inspect
+
     return {**inspect(path), "choices": choices()}
 
 
 def choices() -> dict[str, Any]:
+    from engine import catalogue
+    from engine.intake.preprocess import AUTO, KNOWN
+
     return {
         "models": catalogue.rows("models"),
         "datasets": catalogue.rows("datasets"),
@@ -56,6 +59,8 @@ def arrays(path: Path) -> dict[str, Any]:
 
 
 def _summary(path: Path) -> dict[str, Any]:
+    from engine.data import own
+
     data = own.load(path)
     counts = {part: len(getattr(data, part)) for part in ("train", "pool", "test")}
     return {"classes": list(data.classes), "shape": list(data.shape), **counts}

@@ -16,6 +16,7 @@ import json
 import os
 import secrets
 import shutil
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from typing import Any, BinaryIO, Literal
 from engine.intake import uploads
 from engine.intake.limits import MAX_FILE_BYTES, Refused
 from engine.paths import ROOT, workspace
+from engine.runs import jobs
 
 Kind = Literal["checkpoint", "data", "trigger"]
 State = Literal["working", "done", "refused"]
@@ -110,8 +112,12 @@ def hand_in(ticket: str, kind: Kind, source: BinaryIO | Path) -> None:
 
     def say(**changes: Any) -> None:
         with _lock:
-            if ticket in _looks:
-                _looks[ticket] = replace(_looks[ticket], **changes)
+            known = ticket in _looks
+            look = replace(_looks[ticket] if known else Look("working"), **changes)
+            if known:
+                _looks[ticket] = look
+        if not known:  # put away meanwhile
+            _discard(look)
 
     threading.Thread(target=_work, args=(kind, source, say), name="intake", daemon=True).start()
 
@@ -123,8 +129,22 @@ def look(ticket: str) -> Look | None:
 
 
 def forget(ticket: str) -> None:
+    """Put a file away. What was kept of an upload goes with it, unless a job or somebody else's page is about it."""
     with _lock:
-        _looks.pop(ticket, None)
+        gone = _looks.pop(ticket, None)
+    if gone is not None:
+        _discard(gone)
+
+
+def _discard(gone: Look) -> None:
+    with _lock:
+        needed = any(other.path == gone.path for other in _looks.values())
+    if needed or gone.path is None or not gone.sha256:
+        return
+    with contextlib.suppress(OSError, sqlite3.Error):
+        if not any(str(gone.path) in (entry.argv or ()) for entry in jobs.entries()):
+            shutil.rmtree(gone.path) if gone.path.is_dir() else gone.path.unlink()
+            gone.path.parent.rmdir()
 
 
 def keep_trigger(png: bytes) -> Path:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import threading
 import time
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 from engine.intake import desk
 from engine.intake.desk import Look
 from engine.intake.limits import Refused
+from engine.runs import jobs
 
 PLAIN = {"verdict": "plain", "reason": None}
 
@@ -23,6 +26,8 @@ PLAIN = {"verdict": "plain", "reason": None}
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("UNMASK_HOME", str(tmp_path))
     monkeypatch.setattr(desk, "_clerk", lambda *_: PLAIN)
+    monkeypatch.setattr(desk, "_looks", OrderedDict())
+    monkeypatch.setattr(jobs, "wake", lambda: None)
     return tmp_path
 
 
@@ -42,7 +47,6 @@ def files(home: Path) -> list[str]:
 
 
 def handed(ticket: str, kind: desk.Kind, source: Any) -> Look:
-    desk.forget(ticket)
     desk.hand_in(ticket, kind, source)
     return settled(ticket)
 
@@ -68,6 +72,44 @@ def test_what_is_accepted_lies_under_its_hash(home: Path) -> None:
     assert png.read_bytes() == b"png"
     assert len(files(home)) == 3
     assert not list((home / "uploads").glob(".part-*"))
+
+
+def test_what_was_put_away_is_gone_unless_somebody_needs_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for ticket in ("mine", "theirs"):
+        look = handed(ticket, "checkpoint", io.BytesIO(b"weights"))
+    assert look.path is not None
+    desk.forget("mine")
+    assert look.path.exists()  # another page shows it
+    desk.forget("theirs")
+    assert not look.path.exists()
+    assert list((home / "uploads").iterdir()) == []
+    handed("again", "checkpoint", io.BytesIO(b"weights"))
+    jobs.submit(["import", str(look.path), "--data", "d"], label="Open it")
+    desk.forget("again")
+    assert look.path.exists()
+    # A file that is put away while it is looked at does not come back.
+    started, go_on = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> dict[str, Any]:
+        started.set()
+        assert go_on.wait(20)
+        return PLAIN
+
+    monkeypatch.setattr(desk, "_clerk", slow)
+    before = files(home)
+    desk.hand_in("slow", "checkpoint", io.BytesIO(b"others"))
+    assert started.wait(20)
+    desk.forget("slow")
+    go_on.set()
+    until = time.monotonic() + 20
+    while files(home) != before and time.monotonic() < until:
+        time.sleep(0.01)
+    assert files(home) == before
+    (home / "inbox").mkdir()
+    (home / "inbox" / "model.pt").write_bytes(b"x")
+    handed("inbox", "checkpoint", desk.inbox()["model.pt"])
+    desk.forget("inbox")
+    assert (home / "inbox" / "model.pt").exists()
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "data", "trigger"])
