@@ -223,6 +223,22 @@ def test_the_form_makes_the_command(looked: Path) -> None:
     assert Path(argv[-3]).is_relative_to(looked.resolve() / "uploads")
 
 
+def test_a_result_that_was_uploaded_alone_is_opened_without_its_pictures(
+    looked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = {"model_name": "cnn", "num_classes": 10, "clean_data": None, "attack": True, "images": 900}
+    monkeypatch.setattr(desk, "_clerk", lambda *_: {**REPORT, "backdoorbench": bench})
+    at = open_page()
+    uploaded(at, "Checkpoint", "attack_result.pt", b"PK")
+    assert "900 triggered pictures that were not uploaded with it" in words(at)
+    next(b for b in at.button if b.label == "Open as a suspect").click().run()
+    assert "--without-pictures" in jobs.jobs()[0].argv
+    # In the inbox they lie beside it.
+    at = from_inbox("theirs.pt")
+    next(b for b in at.button if b.label == "Open as a suspect").click().run()
+    assert "--without-pictures" not in jobs.jobs()[0].argv
+
+
 def test_putting_a_file_away_empties_the_page(looked: Path) -> None:
     at = from_inbox("theirs.pt")
     at.button(key="handed-away").click().run()

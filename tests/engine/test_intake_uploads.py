@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import struct
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from PIL import Image
 
 from engine.data import load
 from engine.data.own_limits import SIDES
-from engine.intake import pictures, uploads
+from engine.intake import clerk, pictures, uploads
 from engine.intake.limits import Refused
 from engine.paths import ROOT
 from engine.suspects import make_attack
@@ -265,6 +266,24 @@ def test_pages_can_use_the_intake_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
     assert SIDES[0] == uploads.MIN_SIDE
+
+
+def test_the_clerk_sums_up_pictures_and_arrays(
+    tmp_path: Path, shapes: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {f"{c}/{k}.png": encoded(pixels(k)) for c in ("cat", "dog") for k in range(8)}
+    (tmp_path / "a.zip").write_bytes(zipped(files).getvalue())
+    assert clerk.main(["images", str(tmp_path / "a.zip"), str(tmp_path / "images")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["classes"], found["shape"]) == (["cat", "dog"], [3, 12, 12])
+    assert found["train"] + found["pool"] + found["test"] == 16
+    assert clerk.arrays(Path(shapes))["classes"] == ["row", "column", "diagonal", "square"]
+    monkeypatch.setattr(uploads, "MAX_DECODED_BYTES", 1000)
+    assert clerk.main(["arrays", shapes]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: expected arrays of at most 1,000 bytes, got ")
+    assert said.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
