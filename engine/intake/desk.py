@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from engine.intake import uploads
-from engine.intake.limits import MAX_FILE_BYTES, Refused
+from engine.intake.limits import Refused
 from engine.paths import ROOT, workspace
 from engine.runs import jobs
 
@@ -285,6 +285,3 @@ def _holds_arrays(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(512)
     return head[:4] == b"PK\x03\x04" and head[30 : 30 + int.from_bytes(head[26:28], "little")].endswith(b".npy")
-
-
-__all__ = ["LIMITS", "MAX_CHECKPOINT_BYTES", "MAX_FILE_BYTES", "Look", "forget", "hand_in", "inbox", "look"]
