@@ -10,15 +10,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import streamlit as st
 
-from app import data, palette, state
+from app import data, palette, shared, state
 from app.figures import Chart, Table
 from app.palette import MEANING, MEASURES, NAME, Measure, Theme, count, percent, points
 from app.readings import Reading
 from app.state import Address
+from app.wordmark import wordmark
 from engine.runs import ask, jobs
 
 _HERE = Path(__file__).parent
@@ -172,25 +173,6 @@ def refuse(error: Exception, next_step: str) -> None:
     """A refusal as one line, with what to do next; never a traceback."""
     line = " ".join(str(error).split())
     st.error(f"{line[0].upper()}{line[1:]}. {next_step}", icon=":material/error:")
-
-
-def wordmark(theme_name: str | None) -> str:
-    """The name with a unit struck out, as a picture in the theme's ink."""
-    ink = palette.theme(theme_name).ink
-    dots = "".join(
-        f'<rect x="{x}" y="{y}" width="6" height="6" rx="1.2" fill="{fill}"/>'
-        for x, y, fill in (
-            (1, 6, "#575D6D"), (9, 6, "#A59C74"), (17, 6, "#3B496C"), (1, 14, "#C3B369"), (17, 14, "#8A8678"),
-            (1, 22, "#3B496C"), (9, 22, "#707173"), (17, 22, "#E1CC55"),
-        )
-    )  # fmt: skip
-    return (
-        '<svg xmlns="http://www.w3.org/2000/svg" width="132" height="34" viewBox="0 0 132 34">'
-        f'{dots}<path d="M9.5 14.5l5 5m0-5l-5 5" stroke="{palette.LIGHT.line["asr"]}" stroke-width="2"/>'
-        '<text x="34" y="24.5" font-family="Segoe UI, system-ui, -apple-system, Helvetica, Arial, sans-serif"'
-        f' font-size="23" font-weight="650" textLength="84" lengthAdjust="spacingAndGlyphs" fill="{ink}">'
-        "Unmask</text></svg>"
-    )
 
 
 # --- words -----------------------------------------------------------------------------------------------------------
@@ -472,11 +454,23 @@ _SHOWN_SECONDS = 6 * 3600
 
 
 def submit(argv: list[str], label: str) -> None:
-    """Start a job; the tray shows it."""
+    """Start a job; the tray shows it. A visitor of a shared dashboard has one at a time."""
+    if refusal := _no_more_jobs():
+        st.session_state["job-error"] = refusal
+        return
     try:
-        jobs.submit(argv, label=label)
+        shared.started(jobs.submit(argv, label=label).id)
     except (ValueError, OSError) as error:
         st.session_state["job-error"] = " ".join(str(error).split())
+
+
+def _no_more_jobs() -> str | None:
+    if (refusal := shared.why_not("jobs")) is not None or not shared.on():
+        return refusal
+    going = [job for job in jobs.jobs() if job.id in shared.own() and not jobs.status(job.id).ended]
+    return (
+        f"In a shared dashboard one job at a time is yours; {going[0].label or 'one'} has not ended." if going else None
+    )
 
 
 def live_jobs() -> list[tuple[jobs.Job, jobs.Status]]:
@@ -497,7 +491,7 @@ def tray() -> None:
     rows = live_jobs()
     going = any(not status.ended and status.state != "paused" for _, status in rows)
     if error := st.session_state.pop("job-error", None):
-        st.error(f"That did not work: {error}.", icon=":material/error:")
+        st.error(f"That did not work: {error.removesuffix('.')}.", icon=":material/error:")
     if not rows:
         return
     over("Jobs")
@@ -554,13 +548,30 @@ def progress(status: jobs.Status, seen: bool) -> None:
 
 
 def cancel_button(job: str, key: str) -> None:
-    st.button("Cancel", key=key, icon=":material/cancel:", type="tertiary", on_click=act, args=(jobs.cancel, job))
+    job_button("cancel", job, key, "Cancel", ":material/cancel:")
 
 
-def act(what: Callable[[str], object], job: str) -> None:
+def resume_button(job: str, key: str) -> None:
+    job_button("resume", job, key, "Resume", ":material/resume:", "Goes on from the last checkpoint.")
+
+
+def job_button(
+    what: Literal["cancel", "resume"], job: str, key: str, label: str, icon: str, help: str | None = None
+) -> None:
+    """A button that does something to a job, unless this visitor may not."""
+    refusal = shared.why_not(what, job)
+    st.button(
+        label, key=key, icon=icon, type="tertiary", disabled=refusal is not None, help=refusal or help, on_click=act,
+        args=(what, job),
+    )  # fmt: skip
+
+
+def act(what: Literal["cancel", "resume", "delete"], job: str) -> None:
     """Do something to a job as a callback; a refusal is shown in the sidebar."""
     try:
-        what(job)
+        if refusal := shared.why_not(what, job):
+            raise ValueError(refusal)
+        getattr(jobs, what)(job)
     except (ValueError, OSError) as error:
         st.session_state["job-error"] = " ".join(str(error).split())
 

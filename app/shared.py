@@ -1,0 +1,51 @@
+"""What a visitor of a shared dashboard may do. In a private one everything is allowed.
+
+``python -m app.serve`` shares a dashboard: it asks for a passphrase and sets ``UNMASK_SHARED`` for the pages. They ask
+here before they draw a control that would change what belongs to everybody, and again before they do what it says.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import streamlit as st
+
+#: ``1``: shared. ``look``: shared, and visitors start no jobs either. Anything else but ``0`` counts as ``1``.
+SETTING = "UNMASK_SHARED"
+Control = Literal["uploads", "delete", "jobs", "cancel", "resume"]
+
+_WHY: dict[Control, str] = {
+    "uploads": "Uploads are off in a shared dashboard; whoever runs it can open files for you.",
+    "delete": "Deleting is off in a shared dashboard.",
+    "jobs": "Starting jobs is off in this shared dashboard; whoever runs it can start them.",
+    "cancel": "In a shared dashboard you can cancel only what you started in this session.",
+    "resume": "In a shared dashboard you can resume only what you started in this session.",
+}
+
+
+def on() -> bool:
+    """Whether other people use this dashboard."""
+    return os.environ.get(SETTING, "") not in ("", "0")
+
+
+def why_not(what: Control, job: str | None = None) -> str | None:
+    """Why this visitor may not do something, in one sentence; None if it is allowed. ``job`` is what it is done to."""
+    if not on():
+        return None
+    allowed = (what == "jobs" and os.environ[SETTING] != "look") or (what in ("cancel", "resume") and job in own())
+    return None if allowed else _WHY[what]
+
+
+def allowed(what: Control, job: str | None = None) -> bool:
+    return why_not(what, job) is None
+
+
+def started(job: str) -> None:
+    """Remember a job as this visitor's own."""
+    st.session_state.setdefault("jobs-mine", set()).add(job)
+
+
+def own() -> set[str]:
+    """The jobs that this visitor started in this session."""
+    return set(st.session_state.get("jobs-mine", ()))
