@@ -19,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from string import Template
-from urllib.parse import parse_qs, quote
+from urllib.parse import parse_qs
 
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
@@ -115,7 +115,7 @@ class Gate:
             self._attempts.failed(address)
             return _page("That is not the passphrase. Check capital letters and spaces.", 403)
         # Where the link led to; a path that begins with two slashes would lead to another site.
-        where = "/" + quote(request.url.path.lstrip("/\\")) + (f"?{request.url.query}" if request.url.query else "")
+        where = "/" + request.url.path.lstrip("/\\") + (f"?{request.url.query}" if request.url.query else "")
         answer = RedirectResponse(where, 303, headers={"Cache-Control": "no-store"})
         answer.set_cookie(COOKIE, self._pass, httponly=True, samesite="lax", secure=request.url.scheme == "https")
         return answer
