@@ -102,6 +102,8 @@ def _sidebar(address: Address, listed: Sequence[data.Listed], compare: bool) -> 
     st.caption(_role_sentence(address))
     if compare:
         _pin(address, titles)
+    if shared.on():
+        st.caption(f":material/group: {shared.WELCOME}")
     tray()
 
 

@@ -23,6 +23,8 @@ _WHY: dict[Control, str] = {
     "resume": "In a shared dashboard you can resume only what you started in this session.",
 }
 
+WELCOME = "A shared dashboard: your edits, answers and questions are yours alone. Uploads and deleting are off."
+
 
 def on() -> bool:
     """Whether other people use this dashboard."""
