@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import plotly.graph_objects as go
 import streamlit as st
 
 from app import data, palette, shared, state
@@ -120,12 +121,12 @@ def pins(address: Address, titles: Mapping[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in [address.run or "", *(n for n in titles if n != address.run)]:
         try:
-            studies = data.studies(name, state.revealed(address, name)) if name else {}
+            labels = data.study_labels(name, state.revealed(address, name)) if name else {}
         except ValueError:
             continue
-        for score, study in studies.items():
+        for score, label in labels.items():
             if name == address.run or score == address.score:
-                found[f"{name}~{score}"] = study.label if name == address.run else f"{titles[name]}, {study.label}"
+                found[f"{name}~{score}"] = label if name == address.run else f"{titles[name]}, {label}"
     return found
 
 
@@ -263,7 +264,9 @@ def chart(
     options: dict[str, Any] = {}
     if on_select is not None:
         options = {"on_select": on_select, "selection_mode": ("points", "lasso")}
-    st.plotly_chart(drawn.figure, theme=None, key=key, config=_CONFIG, alt=drawn.alt, **options)
+    # Streamlit would check every property of a plain specification again with each rerun; the tests do.
+    figure = go.Figure(drawn.figure, _validate=False)
+    st.plotly_chart(figure, theme=None, key=key, config=_CONFIG, alt=drawn.alt, **options)
     table(drawn.table, key, drawn.title)
 
 
