@@ -438,6 +438,11 @@ def same(asked: Mapping[str, Any], question: Mapping[str, Any]) -> bool:
                for k, v in question.items())  # fmt: skip
 
 
+def pace() -> float:
+    """Seconds between two looks at an answer that is on its way; more while many look, because each one is a rerun."""
+    return max(0.35, 0.02 * ask.waiting())
+
+
 def failed(question: Mapping[str, Any], answer: ask.Answer, key: str) -> None:
     """What went wrong in one line, and a way to ask again."""
     line = answer.error or "no answer came"

@@ -1,8 +1,9 @@
 """The warm worker: ``python -m engine.runs.ask_server``, started by the first question (:mod:`engine.runs.ask`).
 
 A thread takes questions and tells how they stand, the main thread works on them. An answer is computed by a
-generator that stops at short intervals, and with every stop the turn goes to the session that has waited longest:
-one long check holds nobody up, and giving a question up is to leave its generator alone. Nothing survives the
+generator that stops at short intervals, and with every stop the turn goes to the session that has waited longest, of
+those without an estimate if there are any: one long check holds nobody up, and giving a question up is to leave its
+generator alone. Nothing survives the
 process, which goes when nobody has asked for ten minutes.
 """
 
@@ -89,8 +90,17 @@ class Desk:
             while not self.closed:
                 waiting = [(key, task) for key, task in self._tasks.items() if not task.answer.final]
                 if waiting:
-                    key, task = min(waiting, key=lambda item: (self._sessions.get(item[0][0], 0), item[1].served))
-                    self._sessions[key[0]] = task.served = next(self._turn)
+                    turn = next(self._turn)
+                    # Whoever has no figures yet comes first, so that they are soon there even for a whole class; but
+                    # each fourth turn is anybody's, or exact answers would wait while there are new questions.
+                    new_first = turn % 4 != 0
+
+                    def order(item: tuple[Key, _Task], new_first: bool = new_first) -> tuple[bool, int, int]:
+                        (session, _), task = item
+                        return new_first and task.answer.value is not None, self._sessions.get(session, 0), task.served
+
+                    key, task = min(waiting, key=order)
+                    self._sessions[key[0]] = task.served = turn
                     return task
                 left = self._last_asked + idle - time.monotonic()
                 if left <= 0:
