@@ -440,7 +440,7 @@ def same(asked: Mapping[str, Any], question: Mapping[str, Any]) -> bool:
 
 def pace() -> float:
     """Seconds between two looks at an answer that is on its way; more while many look, because each one is a rerun."""
-    return max(0.35, 0.02 * ask.waiting())
+    return max(0.35, 0.03 * ask.waiting())
 
 
 def failed(question: Mapping[str, Any], answer: ask.Answer, key: str) -> None:

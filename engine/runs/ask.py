@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import socket
-import subprocess
 import threading
 import time
 from collections import OrderedDict
@@ -71,7 +70,7 @@ class _Asked:
 _lock = threading.Lock()
 _delivery = threading.Lock()
 _asked: OrderedDict[tuple[str, str, str], _Asked] = OrderedDict()
-_starting: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
+_starting: dict[str, tuple[process.Child, float]] = {}
 
 
 def ask(question: dict[str, Any], session: str) -> None:

@@ -23,7 +23,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from engine.runs import process
 from engine.runs.ask import OTHER, SERVER, Answer, ask_folder, code_stamp, listening
@@ -170,25 +170,15 @@ class _Connection(socketserver.StreamRequestHandler):
         self.wfile.write(json.dumps(self.server.reply(line), allow_nan=False).encode() + b"\n")
 
 
-def _claim(folder: Path, patience: float = 10.0) -> IO[str] | None:
+def _claim(folder: Path, patience: float = 10.0) -> int | None:
     """Lock the workspace's place for a worker until the process ends; None if another one has it and listens."""
-    file = (folder / "lock").open("w")
     deadline = time.monotonic() + patience
-    while True:  # the former worker may be about to go, the present one about to listen
-        try:
-            if sys.platform == "win32":
-                import msvcrt
-
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
-        except OSError:
-            if listening() or time.monotonic() > deadline:
-                return None
-            time.sleep(0.05)
+    while (lock := process.hold(folder / "lock")) is None:
+        # The former worker may be about to go, the present one about to listen.
+        if listening() or time.monotonic() > deadline:
+            return None
+        time.sleep(0.05)
+    return lock
 
 
 def main() -> int:
@@ -206,7 +196,7 @@ def main() -> int:
     with _Server(desk, secrets.token_hex(32)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         me = {"pid": os.getpid(), "began": process.began(os.getpid()), "code": code}
-        with _private():
+        with process.private():
             write_atomic(written, json.dumps({"port": server.server_address[1], "token": server.token, **me}).encode())
         try:
             desk.work(_engine())
@@ -215,16 +205,6 @@ def main() -> int:
             written.unlink(missing_ok=True)
             server.shutdown()
     return 0
-
-
-@contextlib.contextmanager
-def _private() -> Iterator[None]:
-    """Files made inside can be read by their owner only."""
-    before = os.umask(0o077)
-    try:
-        yield
-    finally:
-        os.umask(before)
 
 
 def _engine() -> Handler:

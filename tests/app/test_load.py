@@ -52,7 +52,7 @@ def test_pages_look_less_often_while_many_wait(room: Path, monkeypatch: pytest.M
     assert panels.pace() == pytest.approx(0.35)
     for k in range(60):
         ask.ask({"kind": "check"}, f"session {k}")
-    assert panels.pace() == pytest.approx(1.2)
+    assert panels.pace() == pytest.approx(1.8)
     for asked in list(ask._asked.values())[:55]:
         asked.looked -= 11  # a page that was closed looks no more
     assert panels.pace() == pytest.approx(0.35)
