@@ -6,6 +6,8 @@ import gc
 
 import streamlit as st
 
+from app.shared import signed_in
+
 
 @st.cache_resource(show_spinner=False)
 def _settle() -> None:
@@ -19,6 +21,8 @@ def _settle() -> None:
 
 st.set_page_config(page_title="Unmask", page_icon=":material/domino_mask:", layout="wide", initial_sidebar_state=264)
 _settle()
+if not signed_in():
+    st.stop()
 st.navigation(
     [
         st.Page("views/home.py", title="Home", icon=":material/home:", default=True),

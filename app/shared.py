@@ -11,8 +11,11 @@ from typing import Literal
 
 import streamlit as st
 
+from engine.paths import ROOT
+
 #: ``1``: shared. ``look``: shared, and visitors start no jobs either. Anything else but ``0`` counts as ``1``.
 SETTING = "UNMASK_SHARED"
+SECRETS = ROOT / ".streamlit" / "secrets.toml"
 Control = Literal["uploads", "delete", "jobs", "cancel", "resume"]
 
 _WHY: dict[Control, str] = {
@@ -51,3 +54,16 @@ def started(job: str) -> None:
 def own() -> set[str]:
     """The jobs that this visitor started in this session."""
     return set(st.session_state.get("jobs-mine", ()))
+
+
+def signed_in() -> bool:
+    """Whether the pages may be shown. Where ``.streamlit/secrets.toml`` has ``[auth]``, people sign in there first."""
+    if not st.secrets.load_if_toml_exists():
+        if SECRETS.exists():  # it may ask for people to sign in, so nobody comes in until it reads
+            st.error(f"Expected {SECRETS.name} to be TOML, got something else.", icon=":material/error:")
+        return not SECRETS.exists()
+    if "auth" not in st.secrets or st.user.get("is_logged_in"):
+        return True
+    st.title("Sign in to Unmask")
+    st.button("Sign in", type="primary", icon=":material/login:", on_click=st.login)
+    return False

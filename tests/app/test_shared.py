@@ -308,6 +308,32 @@ def test_a_private_dashboard_allows_everything(what: Any, monkeypatch: pytest.Mo
     assert str(shared.why_not(what, "a job")).endswith(".")
 
 
+def test_where_an_identity_provider_is_set_up_nothing_is_shown_before_people_sign_in(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = AppTest.from_file(MAIN, default_timeout=30)
+    at.secrets["auth"] = {"cookie_secret": "x", "redirect_uri": "http://localhost/oauth2callback"}
+    at.run()
+    assert not at.exception
+    assert [title.value for title in at.title] == ["Sign in to Unmask"]
+    assert [b.label for b in at.button] == ["Sign in"]
+    monkeypatch.setattr(shared.st, "user", {"is_logged_in": True})
+    at.run()
+    assert "Sign in to Unmask" not in [title.value for title in at.title]
+
+
+def test_nobody_comes_in_while_the_file_that_sets_up_signing_in_does_not_read(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "secrets.toml"
+    monkeypatch.setattr(shared, "SECRETS", file)
+    assert not visit().error
+    file.write_text("[auth\n")
+    at = visit()
+    assert [error.value for error in at.error] == ["Expected secrets.toml to be TOML, got something else."]
+    assert not at.title
+
+
 # --- each visitor's own ----------------------------------------------------------------------------------------------
 
 

@@ -142,7 +142,9 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def run(url: str, sessions: int, askers: int, rounds: int, think: float, patience: float = PATIENCE) -> int:
+def run(
+    url: str, sessions: int, askers: int, rounds: int, think: float, patience: float = PATIENCE, exact: bool = True
+) -> int:
     """Both parts; returns how much went wrong."""
     wrong = 0
     if sessions:
@@ -154,11 +156,12 @@ def run(url: str, sessions: int, askers: int, rounds: int, think: float, patienc
         # The worker loads torch and the suspect once.
         warm = asyncio.run(crowd(partial(wonder, exact=False, patience=patience), 1, url, 1, 0))
         say(f"the worker's very first figures: {spread(warm.first)}")
-        seen = asyncio.run(crowd(partial(wonder, patience=patience), askers, url, rounds, think))
+        seen = asyncio.run(crowd(partial(wonder, exact=exact, patience=patience), askers, url, rounds, think))
         say(f"{askers} sessions that ask what-ifs, {think:g} s apart: first figures {spread(seen.first)}; ")
         say(f"  exact {spread(seen.exact)}; first page {spread(seen.opened)}")
-        say(f"  {askers * rounds - len(seen.exact)} of {askers * rounds} answers lost, {len(seen.errors)} errors")
-        wrong += report(warm) + report(seen) + askers * rounds - len(seen.exact)
+        lost = askers * rounds - len(seen.exact if exact else seen.first)
+        say(f"  {lost} of {askers * rounds} answers lost, {len(seen.errors)} errors")
+        wrong += report(warm) + report(seen) + lost
     return wrong
 
 
@@ -174,6 +177,7 @@ def main() -> int:
     parser.add_argument("--askers", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=8, help="changes of each session")
     parser.add_argument("--think", type=float, default=5.0, help="mean seconds between an answer and the next change")
+    parser.add_argument("--first-only", action="store_true", help="do not wait for exact answers")
     parser.add_argument("--patience", type=float, default=PATIENCE, help="seconds after which an answer is lost")
     args = parser.parse_args()
     say(f"# {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}")
@@ -181,7 +185,9 @@ def main() -> int:
         os.environ["UNMASK_HOME"] = home
         try:
             with server(ROOT / "app" / "main.py", {"UNMASK_HOME": home}) as url:
-                wrong = run(url, args.sessions, args.askers, args.rounds, args.think, args.patience)
+                wrong = run(
+                    url, args.sessions, args.askers, args.rounds, args.think, args.patience, not args.first_only
+                )
         finally:
             ask.stop()
     return 1 if wrong else 0
