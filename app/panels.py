@@ -135,6 +135,8 @@ def pinned(address: Address) -> tuple[str, data.Study] | None:
     name, _, score = (address.pin or "").rpartition("~")
     if not name or (name, score) == (address.run, address.score):
         return None
+    if name not in [suspect.name for suspect in data.suspects()]:
+        return None  # a link may name any folder of this machine; only suspects of the workspace are opened
     try:
         study = data.studies(name, state.revealed(address, name)).get(score)
         title = data.suspect(name, False).title

@@ -18,7 +18,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 from streamlit.testing.v1 import AppTest
 
-from app import gate, serve, shared
+from app import data, gate, serve, shared
 from app.gate import COOKIE, EVERY, FREE, Attempts, Gate
 from engine import demos
 from engine.runs import ask, ask_server, jobs, process
@@ -370,6 +370,22 @@ def desk(home: Path) -> Iterator[threading.Event]:
 
 def strip(at: AppTest) -> str:
     return next(e.value for e in at.html if "um-strip" in e.value)
+
+
+def test_a_link_opens_no_folder_outside_the_workspace(home: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    root = tmp_path_factory.mktemp("elsewhere")
+    fake.write_suspect(root / "run", "badnets", fake.Figures(), 0)
+    opened: list[str] = []
+    studies = data.studies
+
+    def note(name: str, seen: bool) -> dict[str, data.Study]:
+        opened.append(name)
+        return studies(name, seen)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "studies", note)
+        visit("prune", run="demo:badnets", pin=f"{root / 'run'}~rnp")
+    assert set(opened) == {"demo:badnets"}
 
 
 def test_two_visitors_cut_and_ask_without_noticing_each_other(desk: threading.Event) -> None:

@@ -144,8 +144,8 @@ def workers(bench: Bench, n: int) -> None:
     most = f"median {statistics.median(redone):.2f} s, max {max(redone):.2f} s" if redone else "none had a checkpoint"
     bench.say(
         f"workers killed: n = {killed}; {done} jobs done, {lost} lost, {different} of {done} differ from an "
-        f"undisturbed run, {bad_files} torn or left files; to redo: {most} (checkpoint every {INTERVAL:g} s, or 20 times "
-        f"as long as writing one takes; n = {len(redone)}); {time.monotonic() - began:.0f} s",
+        f"undisturbed run, {bad_files} torn or left files; to redo: {most} (checkpoint every {INTERVAL:g} s, or 20 "
+        f"times as long as writing one takes; n = {len(redone)}); {time.monotonic() - began:.0f} s",
         lost, different, bad_files,
     )  # fmt: skip
 
