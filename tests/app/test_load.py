@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from app import panels
 from engine.paths import ROOT
 from engine.runs import ask
-from tests.app.browser import server
+from tests.app.browser import alone, server
 from tests.benchmarks import load
 from tests.benchmarks.visitor import Lost, Visitor
 
@@ -24,12 +23,12 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_four_visitors_look_and_two_ask(room: Path) -> None:
     with server(ROOT / "app" / "main.py", {"UNMASK_HOME": str(room)}) as url:
-        seen = asyncio.run(load.crowd(load.look, 4, url, 2, 0.1))
+        seen = alone(load.crowd(load.look, 4, url, 2, 0.1))
         assert (seen.lost, seen.errors) == ([], [])
         assert (len(seen.opened), len(seen.reruns)) == (4, 8)
         try:
             # Two cuts by two visitors: whoever asks second does not take the first one's answer away.
-            seen = asyncio.run(load.crowd(partial(load.wonder, exact=False), 2, url, 1, 0.1))
+            seen = alone(load.crowd(partial(load.wonder, exact=False), 2, url, 1, 0.1))
         finally:
             ask.stop()
         assert (seen.lost, seen.errors) == ([], [])
@@ -43,7 +42,7 @@ def test_four_visitors_look_and_two_ask(room: Path) -> None:
                 with pytest.raises(Lost, match="within 0.1 s"):
                     await visitor.until(lambda: False, 0.1)
 
-        asyncio.run(nowhere())
+        alone(nowhere())
 
 
 def test_pages_look_less_often_while_many_wait(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:

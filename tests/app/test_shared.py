@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
@@ -24,7 +23,7 @@ from engine import demos
 from engine.runs import ask, ask_server, jobs, process
 from engine.runs.ask import Answer
 from tests.app import fake
-from tests.app.browser import ROOT, free_port, serving, settle
+from tests.app.browser import ROOT, alone, free_port, serving, settle
 
 MAIN = str(ROOT / "app" / "main.py")
 PASSPHRASE = "Füchse & 7 Gänse"
@@ -64,7 +63,7 @@ class Outside:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        asyncio.run(self.gate(scope, receive, send))
+        alone(self.gate(scope, receive, send))
         if kind == "websocket":
             return (sent[0]["code"] if sent else 0), {}, b""
         headers = {k.decode(): v.decode() for k, v in sent[0]["headers"]}
