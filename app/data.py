@@ -175,6 +175,22 @@ def studies(name: str, seen: bool) -> dict[str, Study]:
     Raises:
         ValueError: in one line, if a study's files were altered.
     """
+    found = {score: _study(score, run, seen) for score, run in _study_runs(name).items()}
+    return {score: study for score, study in found.items() if seen or not study.oracle}
+
+
+def study_labels(name: str, seen: bool) -> dict[str, str]:
+    """What :func:`studies` finds, by score, but only what each is called: for menus, without reading arrays.
+
+    Raises:
+        ValueError: in one line, if a study's result was altered.
+    """
+    found = {score: _named(str(run.folder), _stamp(run)) for score, run in _study_runs(name).items()}
+    return {score: _LABELS.get(score, title) for score, (title, oracle) in found.items() if seen or not oracle}
+
+
+def _study_runs(name: str) -> dict[str, Run]:
+    """The studies of a suspect by score, in the order of the menus."""
     if name.startswith(PREFIX):
         runs = demos.studies(name)
     else:
@@ -184,8 +200,7 @@ def studies(name: str, seen: bool) -> dict[str, Study]:
             if run.kind == "sweep" and run.manifest["inputs"].get("suspect") == digest:
                 runs[str(_documents(str(run.folder), _stamp(run))[1].get("score", "rnp"))] = run
     order = [s for s in SCORES if s in runs] + [s for s in runs if s not in SCORES]
-    found = {score: _study(score, runs[score], seen) for score in order}
-    return {score: study for score, study in found.items() if seen or not study.oracle}
+    return {score: runs[score] for score in order}
 
 
 def _study(score: str, run: Run, seen: bool) -> Study:
@@ -302,6 +317,13 @@ def _stamp(run: Run) -> str:
 def _documents(folder: str, stamp: str) -> tuple[dict[str, Any], dict[str, Any]]:  # noqa: ARG001 (the stamp is the key)
     run = open_run(Path(folder))
     return run.spec, run.result
+
+
+@st.cache_data(show_spinner=False, max_entries=256)
+def _named(folder: str, stamp: str) -> tuple[str, bool]:
+    """Title of a study and whether it used the trigger."""
+    result = _documents(folder, stamp)[1]
+    return str(result["title"]), bool(result["oracle"])
 
 
 @st.cache_data(show_spinner=False, max_entries=64)

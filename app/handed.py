@@ -12,7 +12,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import panels, state
+from app import panels, shared, state
 from app.palette import count
 from engine.intake import desk
 from engine.intake.desk import Kind, Look
@@ -33,6 +33,8 @@ def current(kind: Kind) -> tuple[str, str] | None:
 
 
 def take(kind: Kind, ticket: str, name: str, source: Any) -> None:
+    if not shared.allowed("uploads"):  # the page is not in the navigation then; this is for whoever gets past that
+        return
     desk.hand_in(ticket, kind, source)
     st.session_state.setdefault("handed", {})[kind] = (ticket, name)
     if kind == "checkpoint":

@@ -6,6 +6,8 @@ import gc
 
 import streamlit as st
 
+from app import shared
+
 
 @st.cache_resource(show_spinner=False)
 def _settle() -> None:
@@ -19,10 +21,13 @@ def _settle() -> None:
 
 st.set_page_config(page_title="Unmask", page_icon=":material/domino_mask:", layout="wide", initial_sidebar_state=264)
 _settle()
+if not shared.signed_in():
+    st.stop()
+opened = st.Page("views/open.py", title="Open a model", icon=":material/folder_open:")
 st.navigation(
     [
         st.Page("views/home.py", title="Home", icon=":material/home:", default=True),
-        st.Page("views/open.py", title="Open a model", icon=":material/folder_open:"),
+        *([opened] if shared.allowed("uploads") else []),
         st.Page("views/prune.py", title="Prune", icon=":material/content_cut:"),
         st.Page("views/neurons.py", title="Neurons", icon=":material/grain:"),
         st.Page("views/runs.py", title="Runs", icon=":material/list_alt:"),

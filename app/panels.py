@@ -10,15 +10,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import plotly.graph_objects as go
 import streamlit as st
 
-from app import data, palette, state
+from app import data, palette, shared, state
 from app.figures import Chart, Table
 from app.palette import MEANING, MEASURES, NAME, Measure, Theme, count, percent, points
 from app.readings import Reading
 from app.state import Address
+from app.wordmark import wordmark
 from engine.runs import ask, jobs
 
 _HERE = Path(__file__).parent
@@ -104,6 +106,8 @@ def _sidebar(address: Address, listed: Sequence[data.Listed], compare: bool) -> 
     st.caption(_role_sentence(address))
     if compare:
         _pin(address, titles)
+    if shared.on():
+        st.caption(f":material/group: {shared.WELCOME}")
     tray()
 
 
@@ -120,12 +124,12 @@ def pins(address: Address, titles: Mapping[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in [address.run or "", *(n for n in titles if n != address.run)]:
         try:
-            studies = data.studies(name, state.revealed(address, name)) if name else {}
+            labels = data.study_labels(name, state.revealed(address, name)) if name else {}
         except ValueError:
             continue
-        for score, study in studies.items():
+        for score, label in labels.items():
             if name == address.run or score == address.score:
-                found[f"{name}~{score}"] = study.label if name == address.run else f"{titles[name]}, {study.label}"
+                found[f"{name}~{score}"] = label if name == address.run else f"{titles[name]}, {label}"
     return found
 
 
@@ -134,6 +138,8 @@ def pinned(address: Address) -> tuple[str, data.Study] | None:
     name, _, score = (address.pin or "").rpartition("~")
     if not name or (name, score) == (address.run, address.score):
         return None
+    if name not in [suspect.name for suspect in data.suspects()]:
+        return None  # a link may name any folder of this machine; only suspects of the workspace are opened
     try:
         study = data.studies(name, state.revealed(address, name)).get(score)
         title = data.suspect(name, False).title
@@ -169,6 +175,8 @@ def nothing_yet() -> None:
     st.title("No suspect yet")
     lead("Unmask examines trained networks. Train one with a backdoor in it, and it appears here.")
     st.code("python -m engine attack --data fashion-mnist --model resnet18 --attack badnets --preset demo", "bash")
+    if (refusal := shared.why_not("uploads")) is not None:
+        return note(refusal)
     note("Or open a model that somebody gave you.")
     st.page_link("views/open.py", label="Open a model", icon=":material/folder_open:")
 
@@ -177,25 +185,6 @@ def refuse(error: Exception, next_step: str) -> None:
     """A refusal as one line, with what to do next; never a traceback."""
     line = " ".join(str(error).split())
     st.error(f"{line[0].upper()}{line[1:]}. {next_step}", icon=":material/error:")
-
-
-def wordmark(theme_name: str | None) -> str:
-    """The name with a unit struck out, as a picture in the theme's ink."""
-    ink = palette.theme(theme_name).ink
-    dots = "".join(
-        f'<rect x="{x}" y="{y}" width="6" height="6" rx="1.2" fill="{fill}"/>'
-        for x, y, fill in (
-            (1, 6, "#575D6D"), (9, 6, "#A59C74"), (17, 6, "#3B496C"), (1, 14, "#C3B369"), (17, 14, "#8A8678"),
-            (1, 22, "#3B496C"), (9, 22, "#707173"), (17, 22, "#E1CC55"),
-        )
-    )  # fmt: skip
-    return (
-        '<svg xmlns="http://www.w3.org/2000/svg" width="132" height="34" viewBox="0 0 132 34">'
-        f'{dots}<path d="M9.5 14.5l5 5m0-5l-5 5" stroke="{palette.LIGHT.line["asr"]}" stroke-width="2"/>'
-        '<text x="34" y="24.5" font-family="Segoe UI, system-ui, -apple-system, Helvetica, Arial, sans-serif"'
-        f' font-size="23" font-weight="650" textLength="84" lengthAdjust="spacingAndGlyphs" fill="{ink}">'
-        "Unmask</text></svg>"
-    )
 
 
 # --- words -----------------------------------------------------------------------------------------------------------
@@ -284,7 +273,9 @@ def chart(
     options: dict[str, Any] = {}
     if on_select is not None:
         options = {"on_select": on_select, "selection_mode": ("points", "lasso")}
-    st.plotly_chart(drawn.figure, theme=None, key=key, config=_CONFIG, alt=drawn.alt, **options)
+    # Streamlit would check every property of a plain specification again with each rerun; the tests do.
+    figure = go.Figure(drawn.figure, _validate=False)
+    st.plotly_chart(figure, theme=None, key=key, config=_CONFIG, alt=drawn.alt, **options)
     table(drawn.table, key, drawn.title)
 
 
@@ -463,6 +454,11 @@ def same(asked: Mapping[str, Any], question: Mapping[str, Any]) -> bool:
                for k, v in question.items())  # fmt: skip
 
 
+def pace() -> float:
+    """Seconds between two looks at an answer that is on its way; more while many look, because each one is a rerun."""
+    return max(0.35, 0.03 * ask.waiting())
+
+
 def failed(question: Mapping[str, Any], answer: ask.Answer, key: str) -> None:
     """What went wrong in one line, and a way to ask again."""
     line = answer.error or "no answer came"
@@ -489,11 +485,26 @@ def submit(argv: list[str], label: str) -> None:
 
 
 def start(argv: list[str], label: str) -> jobs.Job | None:
+    """Start a job; None where there is none, with the reason for the tray. A visitor has one at a time."""
+    if refusal := _no_more_jobs():
+        st.session_state["job-error"] = refusal
+        return None
     try:
-        return jobs.submit(argv, label=label)
+        job = jobs.submit(argv, label=label)
     except (ValueError, OSError) as error:
         st.session_state["job-error"] = " ".join(str(error).split())
         return None
+    shared.started(job.id)
+    return job
+
+
+def _no_more_jobs() -> str | None:
+    if (refusal := shared.why_not("jobs")) is not None or not shared.on():
+        return refusal
+    going = [job for job in jobs.jobs() if job.id in shared.own() and not jobs.status(job.id).ended]
+    return (
+        f"In a shared dashboard one job at a time is yours; {going[0].label or 'one'} has not ended." if going else None
+    )
 
 
 def live_jobs() -> list[tuple[jobs.Job, jobs.Status]]:
@@ -514,7 +525,7 @@ def tray() -> None:
     rows = live_jobs()
     going = any(not status.ended and status.state != "paused" for _, status in rows)
     if error := st.session_state.pop("job-error", None):
-        st.error(f"That did not work: {error}.", icon=":material/error:")
+        st.error(f"That did not work: {error.removesuffix('.')}.", icon=":material/error:")
     if not rows:
         return
     over("Jobs")
@@ -571,13 +582,30 @@ def progress(status: jobs.Status, seen: bool) -> None:
 
 
 def cancel_button(job: str, key: str) -> None:
-    st.button("Cancel", key=key, icon=":material/cancel:", type="tertiary", on_click=act, args=(jobs.cancel, job))
+    job_button("cancel", job, key, "Cancel", ":material/cancel:")
 
 
-def act(what: Callable[[str], object], job: str) -> None:
+def resume_button(job: str, key: str) -> None:
+    job_button("resume", job, key, "Resume", ":material/resume:", "Goes on from the last checkpoint.")
+
+
+def job_button(
+    what: Literal["cancel", "resume"], job: str, key: str, label: str, icon: str, help: str | None = None
+) -> None:
+    """A button that does something to a job, unless this visitor may not."""
+    refusal = shared.why_not(what, job)
+    st.button(
+        label, key=key, icon=icon, type="tertiary", disabled=refusal is not None, help=refusal or help, on_click=act,
+        args=(what, job),
+    )  # fmt: skip
+
+
+def act(what: Literal["cancel", "resume", "delete"], job: str) -> None:
     """Do something to a job as a callback; a refusal is shown in the sidebar."""
     try:
-        what(job)
+        if refusal := shared.why_not(what, job):
+            raise ValueError(refusal)
+        getattr(jobs, what)(job)
     except (ValueError, OSError) as error:
         st.session_state["job-error"] = " ".join(str(error).split())
 

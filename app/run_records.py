@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
@@ -13,7 +14,6 @@ import streamlit as st
 
 from app import data, panels, state
 from app.palette import Measure, number, percent, points, units
-from engine.paths import workspace
 from engine.runs import jobs
 from engine.runs.checkpoints import FOLDER as CHECKPOINT
 from engine.runs.jobs import Entry, Status
@@ -192,18 +192,13 @@ def packed(record: Record) -> bytes:
         OSError: if a file cannot be read.
     """
     assert record.seen
-    folder = workspace() / "exports"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"run-{record.name}.zip"
+    packed = io.BytesIO()
     skip = {"worker.lock", "worker.json", "cancel", CHECKPOINT}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(record.entry.folder.iterdir()):
             if file.is_file() and file.name not in skip and not file.name.startswith("."):
                 archive.write(file, f"{record.name}/{file.name}")
-    try:
-        return path.read_bytes()
-    finally:
-        path.unlink(missing_ok=True)
+    return packed.getvalue()
 
 
 def flat(value: Mapping[str, Any], before: str = "") -> dict[str, str]:

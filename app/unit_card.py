@@ -24,7 +24,6 @@ from app.picture_strip import picture_strip
 from engine.runs import ask
 
 SIDE = 112  # four times the 28 pixels of a picture, sixteen times the 7 of a map
-POLL = 0.35
 #: Pictures in the row that one is chosen from.
 ROW = 6
 _CSS = Path(__file__).parent / "unit_card.css"
@@ -57,7 +56,7 @@ def _live(draw: Callable[[], None], frame: Frame, *questions: dict[str, Any]) ->
         if complete() != before:
             st.rerun()  # an answer is there, or a question is asked again
 
-    st.fragment(again, run_every=None if all(before) else POLL)()
+    st.fragment(again, run_every=None if all(before) else panels.pace())()
 
 
 def _questions(frame: Frame, k: int, at: int) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sqlite3
 import sys
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from engine import demos
-from engine.runs import checkpoints, jobs, worker
+from engine.runs import checkpoints, jobs, process, worker
 from engine.runs.files import disk_full
 from engine.runs.journal import Journal
 from engine.runs.store import Run, open_run
@@ -36,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     journal: Journal | None = None
     # A cancelled job must leave nothing half-written: SIGTERM unwinds like an exception, at the next step where a
     # loop keeps checkpoints.
-    signal.signal(signal.SIGTERM, lambda *_: None if checkpoints.ask_to_stop() else sys.exit(143))
+    process.on_stop(lambda: None if checkpoints.ask_to_stop() else sys.exit(143))
     try:
         args = _parser().parse_args(arguments)
         folder: Path | None = getattr(args, "out", None)

@@ -35,10 +35,10 @@ from engine.runs.store import MANIFEST
 from engine.spec import Spec
 from engine.suspects import Suspect, load_suspect
 
-#: Images of an estimate, images between two stops, images that unit statistics are taken over.
-FIRST, SLICE, DEFENSE = 1000, 500, 500
-#: Suspects kept, bytes kept, checks remembered per suspect.
-SUSPECTS, BYTES, CHECKS = 2, 3_000_000_000, 32
+#: Images of a first and of a second estimate, images between two stops, images that unit statistics are taken over.
+GLANCE, FIRST, SLICE, DEFENSE = 125, 1000, 500, 500
+#: Suspects kept, bytes kept, checks remembered per suspect, finished and begun.
+SUSPECTS, BYTES, CHECKS = 2, 3_000_000_000, 128
 BINS, PICTURES = 30, 256
 
 Load = Callable[[str, Compute], Suspect]
@@ -90,6 +90,17 @@ class Export(Spec):
 
 
 @dataclass
+class _Begun:
+    """How far a check has come. Whoever asks the same goes on from there, so a class that asks the same asks once."""
+
+    pieces: list[tuple[str, int, int]]
+    correct: Tensor
+    said: Tensor
+    at: int = 0
+    value: dict[str, Any] | None = None
+
+
+@dataclass
 class _Warm:
     """A suspect with what stays resident beside it; ``correct`` is -1 where the uncut model was not asked yet."""
 
@@ -100,6 +111,7 @@ class _Warm:
     correct: Tensor
     triggered_defense: Tensor | None
     checks: OrderedDict[tuple[tuple[int, ...], str], dict[str, Any]] = field(default_factory=OrderedDict)
+    begun: OrderedDict[tuple[tuple[int, ...], str], _Begun] = field(default_factory=OrderedDict)
     means: dict[str, Tensor] = field(default_factory=dict)
 
     def cut(self, chosen: tuple[int, ...]) -> Tensor:
@@ -165,30 +177,38 @@ class Questions:
             warm.checks.move_to_end(key)
             yield _exact(warm.checks[key])
             return
-        stamped = 0 if test.triggered is None else len(test.triggered)
-        correct = torch.zeros(len(test.clean), dtype=torch.bool)
-        said = torch.full((stamped,), -1)
-        total = len(correct) + stamped + int((warm.correct < 0).sum())
-        done, value = 0, None
-        for part, first, last in _pieces(len(correct), stamped):
+        begun = warm.begun.pop(key, None)
+        if begun is None:
+            stamped = 0 if test.triggered is None else len(test.triggered)
+            correct = torch.zeros(len(test.clean), dtype=torch.bool)
+            pieces = list(_pieces(len(correct), stamped, (warm.correct < 0).tolist()))
+            begun = _Begun(pieces, correct, torch.full((stamped,), -1))
+        warm.begun[key] = begun
+        while len(warm.begun) > CHECKS:
+            warm.begun.popitem(last=False)
+        total = sum(last - first for part, first, last in begun.pieces if part != "estimate")
+        while begun.at < len(begun.pieces):
+            part, first, last = begun.pieces[begun.at]
             if part == "estimate":
-                value = _outcome(warm, cut, correct[:FIRST], said[:FIRST])
-            elif part == "clean":
+                begun.value = _outcome(warm, cut, begun.correct[:last], begun.said[:last])
+            elif part == "uncut":
                 x, y = test.clean.x[first:last], test.clean.y[first:last]
-                with masked(model, cut, question.mode):
-                    correct[first:last] = self._compute.logits(model, x).argmax(1) == y
-                done += last - first
-                if (warm.correct[first:last] < 0).any():
-                    yield _working_on(value, done, total)
-                    warm.correct[first:last] = (self._compute.logits(model, x).argmax(1) == y).to(torch.int8)
-                    done += last - first
+                warm.correct[first:last] = (self._compute.logits(model, x).argmax(1) == y).to(torch.int8)
             else:
-                assert test.triggered is not None
+                images = test.clean.x if part == "clean" else test.triggered
+                assert images is not None
                 with masked(model, cut, question.mode):
-                    said[first:last] = self._compute.logits(model, test.triggered[first:last]).argmax(1)
-                done += last - first
-            yield _working_on(value, done, total)
-        warm.checks[key] = _outcome(warm, cut, correct, said)
+                    answers = self._compute.logits(model, images[first:last]).argmax(1)
+                if part == "clean":
+                    begun.correct[first:last] = answers == test.clean.y[first:last]
+                else:
+                    begun.said[first:last] = answers
+            begun.at += 1
+            done = sum(last - first for part, first, last in begun.pieces[: begun.at] if part != "estimate")
+            yield _working_on(begun.value, done, total)
+        if key not in warm.checks:
+            warm.checks[key] = _outcome(warm, cut, begun.correct, begun.said)
+        warm.begun.pop(key, None)
         while len(warm.checks) > CHECKS:
             warm.checks.popitem(last=False)
         yield _exact(warm.checks[key])
@@ -363,15 +383,22 @@ def _fingerprint(folder: Path) -> str:
     return f"{hashlib.sha256(manifest).hexdigest()} {weights.st_mtime_ns} {weights.st_size}"
 
 
-def _pieces(clean: int, triggered: int) -> Iterator[tuple[str, int, int]]:
-    """What to run in which order: the first images of both kinds, the estimate, then the others."""
-    both = (("clean", clean), ("triggered", triggered))
-    for kind, n in both:
-        yield from ((kind, k, min(k + SLICE, FIRST, n)) for k in range(0, min(FIRST, n), SLICE))
-    if max(clean, triggered) > FIRST:
-        yield "estimate", 0, 0
-    for kind, n in both:
-        yield from ((kind, k, min(k + SLICE, n)) for k in range(FIRST, n, SLICE))
+def _pieces(clean: int, triggered: int, unknown: list[bool]) -> Iterator[tuple[str, int, int]]:
+    """What to run in which order: a few images of both kinds, an estimate, some more, another one, then the others.
+
+    ``unknown`` says of which clean images the uncut model's answer is not known yet; it is asked along the way.
+    """
+    done, whole = 0, max(clean, triggered)
+    for upto in (min(GLANCE, FIRST, whole), min(FIRST, whole), whole):
+        for kind, n in (("clean", clean), ("triggered", triggered)):
+            for first in range(done, min(upto, n), SLICE):
+                last = min(first + SLICE, upto, n)
+                yield kind, first, last
+                if kind == "clean" and any(unknown[first:last]):
+                    yield "uncut", first, last
+        if done < upto < whole:
+            yield "estimate", 0, upto
+        done = upto
 
 
 def _outcome(warm: _Warm, cut: Tensor, correct: Tensor, said: Tensor) -> dict[str, Any]:

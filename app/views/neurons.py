@@ -19,7 +19,7 @@ from app.grid import GridEvent, neuron_grid
 from app.palette import count, number, units
 from app.panels import Frame
 from app.scoring import scored
-from app.unit_card import POLL, unit_card
+from app.unit_card import unit_card
 
 #: Units of a lasso that are offered one by one.
 _MOST = 12
@@ -182,7 +182,7 @@ def _activations(frame: Frame, study: data.Study) -> tuple[np.ndarray, np.ndarra
         if found.final:
             st.rerun()
 
-    st.fragment(wait, run_every=None if answer.final else POLL)()
+    st.fragment(wait, run_every=None if answer.final else panels.pace())()
     return None
 
 

@@ -34,7 +34,6 @@ _POLICIES = {
     ),
 }
 _MODES = {"scale": "Scale", "silence": "Silence"}
-POLL = 0.35
 
 
 def render() -> None:
@@ -175,7 +174,7 @@ def _figures(frame: Frame, study: data.Study, now: data.Present) -> None:
         if busy == (answer is None or answer.final):
             st.rerun()
 
-    st.fragment(draw, run_every=POLL if busy else None)()
+    st.fragment(draw, run_every=panels.pace() if busy else None)()
 
 
 _KIND = {"exact": "Exact", "estimate": "Estimate", "stale": "Stale"}
@@ -471,7 +470,7 @@ def _outcome(frame: Frame, record: dict[str, Any], now: data.Present) -> None:
             st.rerun()
 
     with shown:
-        st.fragment(draw, run_every=None if current.final else POLL)()
+        st.fragment(draw, run_every=None if current.final else panels.pace())()
 
 
 def _packing(committed: ask.Answer) -> dict[str, Any]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import data, panels, run_records, state
+from app import data, panels, run_records, shared, state
 from app.palette import percent
 from app.run_records import KINDS, Record
-from engine.runs import jobs
 from engine.runs.jobs import Status
 
 #: Runs in the list before somebody asks for more.
@@ -94,7 +93,7 @@ def _queue(names: list[str]) -> None:
                 st.space("stretch")
                 _choose_button(record)
                 if record.state == "paused":
-                    _resume_button(record, f"queue-resume-{record.name}")
+                    panels.resume_button(record.name, f"queue-resume-{record.name}")
                 panels.cancel_button(record.name, f"queue-cancel-{record.name}")
             panels.progress(record.status, record.seen)
             if figures := _figures(record.status, record.seen):
@@ -174,13 +173,6 @@ def _choose_button(record: Record) -> None:
     )  # fmt: skip
 
 
-def _resume_button(record: Record, key: str) -> None:
-    st.button(
-        "Resume", key=key, type="tertiary", icon=":material/resume:", on_click=panels.act,
-        args=(jobs.resume, record.name), help="Goes on from the last checkpoint.",
-    )  # fmt: skip
-
-
 # --- one run ---------------------------------------------------------------------------------------------------------
 
 
@@ -230,7 +222,7 @@ def _result(record: Record) -> None:
 def _actions(record: Record) -> None:
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):
         if record.state in ("failed", "cancelled", "paused"):
-            _resume_button(record, "run-resume")
+            panels.resume_button(record.name, "run-resume")
         if record.live:
             panels.cancel_button(record.name, "run-cancel")
         if record.entry.argv is not None and not record.live:
@@ -257,6 +249,11 @@ def _download(record: Record) -> None:
 
 
 def _delete(record: Record) -> None:
+    if refusal := shared.why_not("delete"):
+        st.button(
+            "Delete", key="run-delete-off", icon=":material/delete:", type="tertiary", disabled=True, help=refusal
+        )
+        return
     with st.popover("Delete", type="tertiary", icon=":material/delete:", key=f"run-delete-{record.name}"):
         size = run_records.folder_size(record.entry.folder) / 1e6
         what = (
@@ -267,7 +264,7 @@ def _delete(record: Record) -> None:
 
 
 def _gone(name: str) -> None:
-    panels.act(jobs.delete, name)
+    panels.act("delete", name)
     address = state.load()
     state.go(job=None if address.job == name else address.job, versus=None)
 

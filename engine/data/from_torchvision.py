@@ -27,6 +27,7 @@ from engine import torchvision_compat as _compat  # noqa: F401  (must come befor
 from engine.data.base import DataSet, Images
 from engine.data.splits import shuffled, train_and_pool
 from engine.paths import workspace
+from engine.runs import process
 
 _TIMEOUT = 30.0
 _INSTEAD = "give the path of an .npz or image folder instead, or use the embedded fashion-mnist"
@@ -158,23 +159,13 @@ def _staging(place: Path) -> Iterator[Path]:
     place.parent.mkdir(parents=True, exist_ok=True)
     for stale in place.parent.glob(".partial-*"):
         owner = stale.name.split("-")[1]
-        if not owner.isdecimal() or not _alive(int(owner)):
+        if not owner.isdecimal() or process.began(int(owner)) is None:
             shutil.rmtree(stale, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(prefix=f".partial-{os.getpid()}-", dir=place.parent))
     try:
         yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 @contextlib.contextmanager

@@ -15,11 +15,10 @@ import hashlib
 import json
 import os
 import socket
-import subprocess
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +35,7 @@ PATIENCE = 30.0
 OTHER = 3
 SERVER = "server.json"
 _TIMEOUT = 5.0
-_REMEMBERED = 64
+_REMEMBERED = 1024
 
 
 @dataclass(frozen=True)
@@ -65,12 +64,13 @@ class _Asked:
     question: dict[str, Any]
     delivered: bool = False
     answer: Answer | None = None
+    looked: float = field(default_factory=time.monotonic)
 
 
 _lock = threading.Lock()
 _delivery = threading.Lock()
 _asked: OrderedDict[tuple[str, str, str], _Asked] = OrderedDict()
-_starting: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
+_starting: dict[str, tuple[process.Child, float]] = {}
 
 
 def ask(question: dict[str, Any], session: str) -> None:
@@ -96,6 +96,8 @@ def poll(session: str, kind: str) -> Answer | None:
     """The present state of the newest question of this session and kind; None if there was none."""
     with _lock:
         asked = _asked.get(_key(session, kind))
+    if asked is not None:
+        asked.looked = time.monotonic()
     if asked is not None and asked.answer is not None:
         return asked.answer
     if asked is not None and not asked.delivered:
@@ -113,6 +115,13 @@ def poll(session: str, kind: str) -> Answer | None:
     if asked is not None and answer.final and answer.question == asked.question:
         asked.answer = answer
     return answer
+
+
+def waiting() -> int:
+    """How many questions of this process have no answer yet and were looked at in the last ten seconds."""
+    since = time.monotonic() - 10
+    with _lock:
+        return sum(asked.answer is None and asked.looked > since for asked in _asked.values())
 
 
 def _deliver(asked: _Asked, session: str) -> None:
@@ -215,4 +224,4 @@ def stop() -> None:
         _request(server, {"op": "quit"})
 
 
-__all__ = ["ATTRIBUTIONS", "KINDS", "STOPPED", "Answer", "ask", "poll", "stop"]
+__all__ = ["ATTRIBUTIONS", "KINDS", "STOPPED", "Answer", "ask", "poll", "stop", "waiting"]

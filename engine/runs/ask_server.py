@@ -1,8 +1,9 @@
 """The warm worker: ``python -m engine.runs.ask_server``, started by the first question (:mod:`engine.runs.ask`).
 
 A thread takes questions and tells how they stand, the main thread works on them. An answer is computed by a
-generator that stops at short intervals, and with every stop the turn goes to the session that has waited longest:
-one long check holds nobody up, and giving a question up is to leave its generator alone. Nothing survives the
+generator that stops at short intervals, and with every stop the turn goes to the session that has waited longest, of
+those without an estimate if there are any: one long check holds nobody up, and giving a question up is to leave its
+generator alone. Nothing survives the
 process, which goes when nobody has asked for ten minutes.
 """
 
@@ -22,7 +23,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from engine.runs import process
 from engine.runs.ask import OTHER, SERVER, Answer, ask_folder, code_stamp, listening
@@ -89,8 +90,17 @@ class Desk:
             while not self.closed:
                 waiting = [(key, task) for key, task in self._tasks.items() if not task.answer.final]
                 if waiting:
-                    key, task = min(waiting, key=lambda item: (self._sessions.get(item[0][0], 0), item[1].served))
-                    self._sessions[key[0]] = task.served = next(self._turn)
+                    turn = next(self._turn)
+                    # Whoever has no figures yet comes first, so that they are soon there even for a whole class; but
+                    # each fourth turn is anybody's, or exact answers would wait while there are new questions.
+                    new_first = turn % 4 != 0
+
+                    def order(item: tuple[Key, _Task], new_first: bool = new_first) -> tuple[bool, int, int]:
+                        (session, _), task = item
+                        return new_first and task.answer.value is not None, self._sessions.get(session, 0), task.served
+
+                    key, task = min(waiting, key=order)
+                    self._sessions[key[0]] = task.served = turn
                     return task
                 left = self._last_asked + idle - time.monotonic()
                 if left <= 0:
@@ -160,25 +170,15 @@ class _Connection(socketserver.StreamRequestHandler):
         self.wfile.write(json.dumps(self.server.reply(line), allow_nan=False).encode() + b"\n")
 
 
-def _claim(folder: Path, patience: float = 10.0) -> IO[str] | None:
+def _claim(folder: Path, patience: float = 10.0) -> int | None:
     """Lock the workspace's place for a worker until the process ends; None if another one has it and listens."""
-    file = (folder / "lock").open("w")
     deadline = time.monotonic() + patience
-    while True:  # the former worker may be about to go, the present one about to listen
-        try:
-            if sys.platform == "win32":
-                import msvcrt
-
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
-        except OSError:
-            if listening() or time.monotonic() > deadline:
-                return None
-            time.sleep(0.05)
+    while (lock := process.hold(folder / "lock")) is None:
+        # The former worker may be about to go, the present one about to listen.
+        if listening() or time.monotonic() > deadline:
+            return None
+        time.sleep(0.05)
+    return lock
 
 
 def main() -> int:
@@ -196,7 +196,7 @@ def main() -> int:
     with _Server(desk, secrets.token_hex(32)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         me = {"pid": os.getpid(), "began": process.began(os.getpid()), "code": code}
-        with _private():
+        with process.private():
             write_atomic(written, json.dumps({"port": server.server_address[1], "token": server.token, **me}).encode())
         try:
             desk.work(_engine())
@@ -205,16 +205,6 @@ def main() -> int:
             written.unlink(missing_ok=True)
             server.shutdown()
     return 0
-
-
-@contextlib.contextmanager
-def _private() -> Iterator[None]:
-    """Files made inside can be read by their owner only."""
-    before = os.umask(0o077)
-    try:
-        yield
-    finally:
-        os.umask(before)
 
 
 def _engine() -> Handler:

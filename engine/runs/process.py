@@ -1,5 +1,8 @@
 """Processes that outlive the one that starts them: jobs and the warm worker; and confined ones for foreign files.
 
+Every call of the operating system that differs between systems is made here: process groups, signals, locks, limits
+and process identity. A test sees to that.
+
 A process is known by its number and the time it began, because numbers are used again. Where the system has no
 ``/proc`` (macOS, Windows), the number alone must do.
 """
@@ -13,17 +16,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
 from engine.paths import ROOT, workspace
 
-_children: dict[int, subprocess.Popen[bytes]] = {}
-_ended: dict[int, subprocess.Popen[bytes]] = {}
+Child = subprocess.Popen[bytes]
+_children: dict[int, Child] = {}
+_ended: dict[int, Child] = {}
 
 
-def spawn(module: list[str], log: Path, more: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+def spawn(module: list[str], log: Path, more: Mapping[str, str] | None = None) -> Child:
     """Start ``python -m MODULE …`` detached: own process group, no input, everything it says appended to ``log``.
 
     ``more`` goes on top of this process's environment variables.
@@ -99,6 +103,21 @@ def stop(pid: int, *, force: bool = False) -> None:
             os.kill(pid, signal.SIGTERM)
         else:
             os.killpg(pid, signal.SIGKILL if force else signal.SIGTERM)
+
+
+def on_stop(what: Callable[[], object]) -> None:
+    """Call ``what`` when this process is asked to end, instead of ending it."""
+    signal.signal(signal.SIGTERM, lambda *_: what())
+
+
+@contextlib.contextmanager
+def private() -> Iterator[None]:
+    """Files made inside can be read by their owner only, where the system knows owners."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def hold(path: Path) -> int | None:

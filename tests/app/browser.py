@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import socket
@@ -17,14 +18,17 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any, TypeVar
 
 import pytest
 from playwright.sync_api import Browser, Error, Page, sync_playwright
 
+T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 
 CHROMIUM_ARGS = [
@@ -45,26 +49,52 @@ def server(script: Path | str, env: Mapping[str, str] | None = None, timeout: fl
     Raises:
         RuntimeError: if it does not answer within ``timeout`` seconds, with what it wrote.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", str(script), "--server.port", str(port)]
+    port = free_port()
+    command = ["streamlit", "run", str(script), "--server.port", str(port)]
     command += ["--server.address", "127.0.0.1", "--server.headless", "true", "--server.fileWatcherType", "none"]
     command += ["--browser.gatherUsageStats", "false", "--client.showErrorDetails", "full"]
+    with serving(command, port, env, timeout) as (url, _):
+        yield url
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def serving(
+    module: list[str], port: int, env: Mapping[str, str] | None = None, timeout: float = 60.0
+) -> Iterator[tuple[str, Callable[[], str]]]:
+    """Run ``python -m MODULE …``, which serves at ``port``; give its URL and what it wrote so far, end it afterwards.
+
+    Raises:
+        RuntimeError: if it does not answer within ``timeout`` seconds, with what it wrote.
+    """
     url = f"http://127.0.0.1:{port}"
+
+    def said() -> str:
+        log.seek(0)
+        return log.read()
+
     with TemporaryFile("w+") as log:
         # Its own session, so that ending it takes along whatever the page started.
         process = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, **(env or {})}, stdout=log, stderr=log, start_new_session=True
+            [sys.executable, "-m", *module],
+            cwd=ROOT,
+            env={**os.environ, **(env or {})},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
         try:
             deadline = time.monotonic() + timeout
             while not _healthy(url):
                 if process.poll() is not None or time.monotonic() > deadline:
-                    log.seek(0)
-                    raise RuntimeError(f"expected streamlit to serve {script} within {timeout:g} s, got:\n{log.read()}")
+                    raise RuntimeError(f"expected {module} to serve within {timeout:g} s, got:\n{said()}")
                 time.sleep(0.1)
-            yield url
+            yield url, said
         finally:
             _end(process)
 
@@ -109,6 +139,12 @@ def chromium() -> Iterator[Browser]:
             yield browser
         finally:
             browser.close()
+
+
+def alone(coroutine: Coroutine[Any, Any, T]) -> T:
+    """:func:`asyncio.run` in a thread of its own: while a browser is open, Playwright's loop runs in the main one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
 
 
 def opener(browser: Browser) -> Iterator[Callable[..., Page]]:

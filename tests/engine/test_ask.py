@@ -64,6 +64,31 @@ def test_sessions_are_served_in_turn_and_one_cannot_crowd_out_another() -> None:
     assert not desk.ask("a", {"kind": "check"})
 
 
+def test_first_figures_come_before_exact_ones_and_exact_ones_come_all_the_same() -> None:
+    desk, log = Desk(), []
+
+    def handler(question: dict[str, Any]) -> Iterator[Answer]:
+        for k in range(8):
+            log.append(question["name"])
+            yield Answer(question, "estimate", value={"k": k}) if k else Answer(question, "working")
+        yield Answer(question, "exact", value={})
+
+    desk.ask("long", {"kind": "check", "name": "long"})
+    worker = threading.Thread(target=desk.work, args=(handler,), kwargs={"idle": 0})
+    for k in range(20):
+        desk.ask(f"new {k}", {"kind": "check", "name": f"new {k}"})
+    worker.start()
+    worker.join()
+    begun = [log.index(name) for name in {*log}]
+    # 21 questions of nine steps, two of which lead to figures: they are there long before the exact answers are.
+    second = [[k for k, name in enumerate(log) if name == one][1] for one in {*log}]
+    assert max(begun) < 40
+    assert max(second) < 70
+    ends = [max(k for k, name in enumerate(log) if name == one) for one in {*log}]
+    assert len(log) == 21 * 8
+    assert min(ends) > max(begun)
+
+
 def test_the_newest_question_wins_and_the_older_one_is_given_up() -> None:
     desk, log = Desk(), []
 
@@ -213,6 +238,52 @@ def test_an_estimate_comes_first_and_every_batch_says_how_far(
     again = list(asker.answer({"kind": "check", "suspect": "x", "cut": [planted.unit] * 2, "mode": "scale"}))
     assert [answer.state for answer in again] == ["working", "exact"]
     assert again[-1].value == seen[-1].value
+
+
+def test_a_glance_comes_before_the_estimate(
+    planted: Planted, compute: Compute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(questions, "GLANCE", 25)
+    monkeypatch.setattr(questions, "FIRST", 100)
+    asker = Questions(lambda name, _compute: suspect_like(planted, name), compute)
+    found = states(asker, kind="check", cut=[planted.unit], mode="scale")
+    numbers = [answer.value["acc"]["n"] for answer in found if answer.value]
+    assert sorted(set(numbers)) == [25, 100, 400]
+    assert numbers == sorted(numbers)
+
+
+def test_whoever_asks_the_same_goes_on_where_the_other_one_is(
+    planted: Planted, compute: Compute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(questions, "SLICE", 40)
+    asked: list[int] = []
+    logits = Compute.logits
+
+    def count(self: Compute, model: Any, x: Any) -> Any:
+        asked.append(len(x))
+        return logits(self, model, x)
+
+    monkeypatch.setattr(Compute, "logits", count)
+    asker = Questions(lambda name, _compute: suspect_like(planted, name), compute)
+    question = {"kind": "check", "suspect": "x", "cut": [planted.unit, 5], "mode": "scale"}
+    alone = list(asker.answer({**question, "cut": [5, 6]}))[-1]
+    uncut = len(planted.data.test)  # the first check also asks the uncut model
+    assert alone.value is not None
+    once, asked[:] = sum(asked) - uncut, []
+    first, second = asker.answer(question), asker.answer(question)
+    last: list[Answer] = []
+    for one, other in itertools.zip_longest(first, second):
+        last += [answer for answer in (one, other) if answer is not None and answer.final]
+    assert sum(asked) == once
+    assert len(last) == 2
+    assert last[0].value == last[1].value
+    # One that was given up in the middle is not begun anew either.
+    asked.clear()
+    given_up = asker.answer({**question, "cut": [7]})
+    for _ in range(6):
+        next(given_up)
+    assert list(asker.answer({**question, "cut": [7]}))[-1].final
+    assert sum(asked) == once
 
 
 def test_nothing_cut_drops_nothing(asker: Questions) -> None:

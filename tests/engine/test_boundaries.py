@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,69 @@ def test_app_modules_load_no_torch() -> None:
     names = [module_name(path) for path in sources("app") if "views" not in path.parts and path.stem != "main"]
     assert names
     assert not loaded_after("\n".join(f"import {name}" for name in names)) & TENSOR_PACKAGES
+
+
+#: What differs between operating systems or asks who a process is. ``os.getpid`` and ``os.replace`` are everywhere.
+SYSTEM_MODULES = {
+    "_posixsubprocess", "_winapi", "ctypes", "fcntl", "grp", "msvcrt", "multiprocessing", "posix", "psutil", "pty",
+    "pwd", "resource", "signal", "subprocess", "termios", "winreg",
+}  # fmt: skip
+SYSTEM_CALLS = re.compile(
+    r"kill(pg)?|fork(pty)?|set(sid|pgid|pgrp|uid|gid|e[ug]id|re[ug]id|res[ug]id|priority|ns)|get(sid|pgid|pgrp|ppid|uid|gid|"
+    r"euid|egid|login|priority)|nice|wait(pid|id|3|4)?|exec[lv]p?e?|spawn[lv]p?e?|posix_spawnp?|popen|system|umask|abort|"
+    r"unshare|chroot|pidfd_open|sched_\w+|register_at_fork|tc[gs]etpgrp|chown|mkfifo|startfile"
+)
+ONE_MODULE = "engine.runs.process"
+
+
+def system_calls(source: str) -> set[str]:
+    """Modules and functions of the operating system that a source names, however they are imported."""
+    tree, found = ast.parse(source), set()
+    names = {"os"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.partition(".")[0] in SYSTEM_MODULES}
+            names |= {alias.asname for alias in node.names if alias.name == "os" and alias.asname}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            top = node.module.partition(".")[0]
+            if top in SYSTEM_MODULES:
+                found.add(node.module)
+            elif top == "os":
+                found |= {f"os.{alias.name}" for alias in node.names if SYSTEM_CALLS.fullmatch(alias.name)}
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in names:
+            if SYSTEM_CALLS.fullmatch(node.attr):
+                found.add(f"os.{node.attr}")
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("/proc/"):
+            found.add("/proc")
+        elif isinstance(node, ast.keyword) and node.arg in ("preexec_fn", "start_new_session", "creationflags"):
+            found.add(node.arg)
+    return found
+
+
+@pytest.mark.parametrize("path", [*sources("engine"), *sources("app")], ids=module_name)
+def test_operating_system_calls_live_in_one_module(path: Path) -> None:
+    if module_name(path) == ONE_MODULE:
+        assert system_calls(path.read_text()) >= {"os.kill", "os.killpg", "signal", "subprocess", "/proc"}
+    else:
+        assert system_calls(path.read_text()) == set()
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import os\nos.kill(1, 0)", {"os.kill"}),
+        ("import os as system\nsystem.setsid()", {"os.setsid"}),
+        ("from os import getppid", {"os.getppid"}),
+        ("def f():\n    import resource\n    resource.setrlimit(0, (1, 1))", {"resource"}),
+        ("from signal import SIGTERM", {"signal"}),
+        ("import multiprocessing.pool", {"multiprocessing.pool"}),
+        ("run(x, preexec_fn=None)", {"preexec_fn"}),
+        ("open(f'/proc/{1}/stat')", {"/proc"}),
+        ("import os\nos.getpid(), os.replace('a', 'b'), os.fsync(1)", set()),
+    ],
+)
+def test_the_search_for_operating_system_calls_finds_them(source: str, found: set[str]) -> None:
+    assert system_calls(source) == found
 
 
 def test_the_torch_free_modules_exist() -> None:

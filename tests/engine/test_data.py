@@ -158,7 +158,7 @@ def test_a_file_in_the_way_is_a_line(home: Path) -> None:
 
 def test_leftovers_of_a_killed_download_go(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(from_torchvision, "_torchvision_class", lambda _: NoNetwork)
-    monkeypatch.setattr(from_torchvision, "_alive", lambda pid: pid == os.getpid())
+    monkeypatch.setattr(from_torchvision.process, "began", lambda pid: "" if pid == os.getpid() else None)
     (home / ".partial-123456-abc").mkdir(parents=True)
     (home / f".partial-{os.getpid()}-abc").mkdir()
     refusal(lambda: load("cifar10").train)
