@@ -45,6 +45,16 @@ class Training(Spec):
     weight_decay: float = param(5e-4, label="Weight decay", help="SGD weight decay.", ge=0, le=1)
     batch: int = param(128, label="Batch size", help="Images per step.", ge=2, le=4096, step=1)
     augment: bool = param(False, label="Augment", help="Random shift by up to 4 pixels and horizontal flip.")
+    # Left out of the record where it is 1: the specification, and so the run id, of one process names none.
+    nproc: int = param(
+        1,
+        label="Processes",
+        help="Each takes its part of every batch.",
+        ge=1,
+        le=64,
+        step=1,
+        exclude_if=lambda n: n == 1,
+    )
 
 
 def batches(n: int, size: int, rng: torch.Generator) -> Iterator[Tensor]:

@@ -245,6 +245,16 @@ def new_run(spec: dict[str, Any], inputs: dict[str, str], out: Path | None = Non
             folder.rmdir()
 
 
+def find_run(run: str) -> Run | None:
+    """The finished run of the workspace with this id, whatever its folder is called; None if there is none."""
+    folder = workspace() / "runs" / run
+    if Path(run).name == run:
+        with contextlib.suppress(ValueError):
+            if (found := open_run(folder)).id == run:
+                return found
+    return next((found for found in all_runs() if found.id == run), None)
+
+
 def all_runs(root: Path | None = None) -> list[Run]:
     """The finished runs of the workspace, newest first; unreadable folders are passed over."""
     found = []
