@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from engine import demos
-from engine.runs import checkpoints, jobs, worker
+from engine.runs import checkpoints, jobs, process, worker
 from engine.runs.files import disk_full
 from engine.runs.journal import Journal
 from engine.runs.store import Run, open_run
@@ -34,6 +34,7 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or 2 for a refusal (a job has a few more, see ``runs/worker.py``)."""
     journal: Journal | None = None
+    process.follow_parent()
     # A cancelled job must leave nothing half-written: SIGTERM unwinds like an exception, at the next step where a
     # loop keeps checkpoints.
     signal.signal(signal.SIGTERM, lambda *_: None if checkpoints.ask_to_stop() else sys.exit(143))

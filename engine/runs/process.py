@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ from typing import IO
 
 from engine.paths import ROOT, workspace
 
+#: The environment variable that names the process without which this one has no purpose.
+PARENT = "UNMASK_PARENT"
 _children: dict[int, subprocess.Popen[bytes]] = {}
 _ended: dict[int, subprocess.Popen[bytes]] = {}
 
@@ -99,6 +102,26 @@ def stop(pid: int, *, force: bool = False) -> None:
             os.kill(pid, signal.SIGTERM)
         else:
             os.killpg(pid, signal.SIGKILL if force else signal.SIGTERM)
+
+
+def follow_parent() -> None:
+    """End this process and its group when the one that :data:`PARENT` names, which started it, is gone.
+
+    A killed process cannot take its children with it, and these have sessions of their own.
+    """
+    told = os.environ.pop(PARENT, "")
+    if not told.isdecimal() or sys.platform == "win32":
+        return
+
+    def watch() -> None:
+        while os.getppid() == int(told):
+            time.sleep(0.3)
+        with contextlib.suppress(OSError):
+            if os.getpgid(0) == os.getpid():
+                os.killpg(0, signal.SIGKILL)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def hold(path: Path) -> int | None:
