@@ -7,6 +7,7 @@ stderr and exit code 2.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import signal
 import sqlite3
@@ -278,11 +279,13 @@ def _matrix(args: argparse.Namespace, progress: Progress) -> Json:
     if args.dry_run:
         rows = dry_run(spec)
     else:
-        where = executor(args.executor, spec.resources, args.address)
-        try:
-            rows = run_matrix(spec, where, args.out, progress)
-        finally:
-            where.close()
+        # Ray has words of its own for stdout, which holds one document here.
+        with contextlib.redirect_stdout(sys.stderr):
+            where = executor(args.executor, spec.resources, args.address)
+            try:
+                rows = run_matrix(spec, where, args.out, progress)
+            finally:
+                where.close()
     counts = {state: sum(row["state"] == state for row in rows) for state in ("done", "failed", "pending")}
     head = {"out": str(args.out), "dry_run": args.dry_run, "runs": len(rows), **counts}
     return {**head, "seconds": round(time.time() - began, 2), "rows": rows}
