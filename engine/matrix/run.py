@@ -40,7 +40,7 @@ def run_matrix(
             commit(pack(cell.suspect), cell.suspect.id)
     written: list[dict[str, Any]] = []
     while True:
-        _advance(cells, known, executor, spec.training.nproc)
+        _settle(cells, known)
         rows = [row(cell) for cell in cells]
         if rows != written:
             table.write(out, rows)
@@ -51,6 +51,7 @@ def run_matrix(
         if ended == len(cells):
             progress(words, 1.0)
             return rows
+        _hand_over(cells, executor, spec.training.nproc)
         progress(f"{words}; {executor.now()}", ended / len(cells))
         for outcome in executor.ended():
             run, error = None, outcome.error
@@ -81,26 +82,28 @@ def row(cell: Cell) -> dict[str, Any]:
     return table.row({**cell.found, **cell.about, "run": cell.id, "state": state, "reason": cell.reason})
 
 
-def _advance(cells: list[Cell], known: dict[str, Run], executor: Executor, processes: int) -> None:
-    """Settle what can be settled, and hand over what can be computed; each run once."""
+def _settle(cells: list[Cell], known: dict[str, Run]) -> None:
+    """End what needs no computing: what is done already, and defenses whose suspect failed."""
     known |= {cell.run.id: cell.run for cell in cells if cell.run is not None}
-    under_way = {cell.id for cell in cells if cell.state == "open"}
     for cell in cells:
         if cell.state != "waiting":
             continue
         if isinstance(cell.suspect, Cell) and cell.suspect.state == "failed":
             _end(cell, None, f"its suspect failed: {cell.suspect.reason}")
-            continue
-        if (run := cell.identify()) is None:
-            continue
-        if run in known:
+        elif (run := cell.identify()) in known and run is not None:
             _end(cell, known[run], None)
+
+
+def _hand_over(cells: list[Cell], executor: Executor, processes: int) -> None:
+    """Have computed what can be; each run once, however many cells it stands in."""
+    under_way = {cell.id for cell in cells if cell.state == "open"}
+    for cell in cells:
+        if cell.state != "waiting" or (run := cell.identify()) is None:
             continue
         if run not in under_way:
             needs = (cell.ready.id,) if cell.ready and cell.suspect_name.startswith(demos.BY_ID) else ()
-            executor.submit(
-                Task(run, cell.command(), cell.label, needs, processes if cell.kind == "attack" else 1),
-            )
+            use = processes if cell.kind == "attack" else 1
+            executor.submit(Task(run, cell.command(), cell.label, needs, use))
             under_way.add(run)
         cell.state = "open"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from engine.cli import main
 from engine.matrix import table
 from engine.matrix.plan import MatrixSpec, read_spec
 from engine.matrix.run import run_matrix
+from engine.paths import workspace
 from engine.runs import jobs
 from engine.runs.delivery import commit, pack
 from engine.runs.executors import Local, Outcome, Task
@@ -54,10 +56,9 @@ class InProcess:
         if self._fail in task.argv:
             self._ended.append(Outcome(task.run, None, "out of luck"))
             return
-        from engine.paths import workspace
-
         folder = workspace() / "runs" / f"job-{task.run}"  # as jobs do, not called by its id
-        code = main([*task.argv, "--out", str(folder)])
+        with contextlib.redirect_stdout(None):
+            code = main([*task.argv, "--out", str(folder), "--json"])
         self._ended.append(Outcome(task.run, folder if code == 0 else None, None if code == 0 else "refused"))
 
     def ended(self) -> list[Outcome]:

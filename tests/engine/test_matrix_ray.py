@@ -20,6 +20,7 @@ import pytest
 from engine.cli import main
 from engine.matrix import table
 from engine.paths import ROOT
+from engine.runs import jobs, process
 from engine.runs.store import all_runs
 from tests.command_line import refusal
 
@@ -91,9 +92,10 @@ def with_token(token: str) -> list[str]:
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdecimal() and int(entry.name) != os.getpid():
-                if token.encode() in (entry / "environ").read_bytes():
-                    found.append((entry / "cmdline").read_text().replace("\0", " "))
+            if entry.name in ("self", "thread-self", str(os.getpid())):
+                continue
+            if token.encode() in (entry / "environ").read_bytes():
+                found.append((entry / "cmdline").read_text().replace("\0", " "))
         except OSError:
             continue
     return found
@@ -178,6 +180,8 @@ def test_two_suspects_two_defenses_two_seeds(two_nodes: TwoNodes, shapes: str, t
     rows = finished(driver, home)
     assert [row["state"] for row in rows] == ["done"] * 10
     same = finished(matrix(spec, local), local)
+    told = json.loads((local / jobs.SUPERVISOR).read_text())  # it would wait for more to do
+    process.stop(told["pid"], force=True)
     assert bits(home) == bits(local)
     assert [{**row, "seconds": 0} for row in rows] == [{**row, "seconds": 0} for row in same]
     # The suspects were not on the nodes: they were sent, and stay for the next run that reads them.
