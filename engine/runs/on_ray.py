@@ -148,7 +148,7 @@ def work(argv: tuple[str, ...], run: str, threads: int, needs: dict[str, list[An
     folder.mkdir()
     child: subprocess.Popen[bytes] | None = None
     try:
-        more = {"OMP_NUM_THREADS": str(threads), process.PARENT: str(os.getpid())}
+        more = {"OMP_NUM_THREADS": str(threads), process.PARENT: process.named()}
         child = process.spawn(["engine", *argv, "--out", str(out), "--json"], log, more)
         if (ended := child.wait()) < 0:
             raise Interrupted(f"the process was ended by signal {-ended} on {node}; memory may be short")

@@ -20,7 +20,7 @@ from typing import IO
 
 from engine.paths import ROOT, workspace
 
-#: The environment variable that names the process without which this one has no purpose.
+#: The environment variable that names the process without which this one has no purpose: see :func:`named`.
 PARENT = "UNMASK_PARENT"
 _children: dict[int, subprocess.Popen[bytes]] = {}
 _ended: dict[int, subprocess.Popen[bytes]] = {}
@@ -104,21 +104,24 @@ def stop(pid: int, *, force: bool = False) -> None:
             os.killpg(pid, signal.SIGKILL if force else signal.SIGTERM)
 
 
+def named() -> str:
+    """This process by number and beginning, as :data:`PARENT` names it to the processes that it starts."""
+    return f"{os.getpid()} {began(os.getpid())}"
+
+
 def follow_parent() -> None:
-    """End this process and its group when the one that :data:`PARENT` names, which started it, is gone.
+    """End this process and its group when the one that :data:`PARENT` names is gone.
 
     A killed process cannot take its children with it, and these have sessions of their own.
     """
-    told = os.environ.pop(PARENT, "")
-    if not told.isdecimal() or sys.platform == "win32":
+    pid, _, since = os.environ.pop(PARENT, "").partition(" ")
+    if not pid.isdecimal():
         return
 
     def watch() -> None:
-        while os.getppid() == int(told):
+        while alive(int(pid), since):
             time.sleep(0.3)
-        with contextlib.suppress(OSError):
-            if os.getpgid(0) == os.getpid():
-                os.killpg(0, signal.SIGKILL)
+        stop(os.getpid(), force=True)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
