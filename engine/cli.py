@@ -284,6 +284,8 @@ def _matrix(args: argparse.Namespace, progress: Progress) -> Json:
             where = executor(args.executor, spec.resources, args.address)
             try:
                 rows = run_matrix(spec, where, args.out, progress)
+            except KeyboardInterrupt:
+                raise ValueError("interrupted; the same command goes on from here") from None
             finally:
                 where.close()
     counts = {state: sum(row["state"] == state for row in rows) for state in ("done", "failed", "pending")}

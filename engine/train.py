@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from engine.compute import Compute
@@ -48,14 +49,14 @@ class Training(Spec):
     augment: bool = param(False, label="Augment", help="Random shift by up to 4 pixels and horizontal flip.")
     # Left out of the record where it is 1: the specification, and so the run id, of one process names none.
     nproc: int = param(
-        1,
-        label="Processes",
-        help="Each takes its part of every batch.",
-        ge=1,
-        le=64,
-        step=1,
-        exclude_if=lambda n: n == 1,
+        1, label="Processes", help="Each takes its part of a batch.", ge=1, le=64, step=1, exclude_if=lambda n: n == 1
     )
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if self.batch < self.nproc:
+            raise ValueError(f"expected batch to be at least nproc, {self.nproc}, got {self.batch}")
+        return self
 
 
 def batches(n: int, size: int, rng: torch.Generator, least: int = 2) -> Iterator[Tensor]:

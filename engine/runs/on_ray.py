@@ -13,6 +13,7 @@ import hashlib
 import os
 import platform
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -53,14 +54,14 @@ class OnRay:
             raise ValueError(
                 "expected the package ray for the executor ray, got none: pip install ray==2.60.0"
             ) from None
+        _reach(address)
         try:
             here: dict[str, Any] = {} if address else {"include_dashboard": False}
             ray.init(address or "local", log_to_driver=False, logging_level="ERROR", **here)
         except (ray.exceptions.RayError, RuntimeError, OSError, ValueError) as error:
             said = " ".join(str(error).split())[:300]
-            raise ValueError(
-                f"expected a Ray cluster at {address or 'this machine'} that lets us in, got: {said}"
-            ) from None
+            place = address or "this machine"
+            raise ValueError(f"expected a Ray cluster at {place} that takes our token, got: {said}") from None
         self._ray, self._resources = ray, resources
         self._tasks: dict[Any, Task] = {}
         self._sent: dict[str, Any] = {}
@@ -113,6 +114,16 @@ class OnRay:
 
     def close(self) -> None:
         self._ray.shutdown()
+
+
+def _reach(address: str | None) -> None:
+    """Look whether somebody listens there; Ray itself would try for minutes."""
+    host, colon, port = (address or "").rpartition(":")
+    if colon and port.isdecimal() and "/" not in host:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            raise ValueError(f"expected a Ray cluster at {address}, got: {error}") from None
 
 
 @functools.cache

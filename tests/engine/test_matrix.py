@@ -15,7 +15,7 @@ from engine.cli import main
 from engine.matrix import table
 from engine.matrix.plan import MatrixSpec, read_spec
 from engine.matrix.run import run_matrix
-from engine.paths import workspace
+from engine.paths import ASSETS, workspace
 from engine.runs import jobs
 from engine.runs.delivery import commit, pack
 from engine.runs.executors import Local, Outcome, Task
@@ -168,6 +168,14 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
     assert {row["preset"] for row in rows if row["suspect"] == "demo:badnets" and row["defense"] == "rnp"} == {"small"}
     assert not home.exists()
     assert not (tmp_path / "out").exists()
+
+
+def test_the_shipped_example_means_what_its_comment_says(
+    tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = ASSETS / "matrix.toml"
+    said = run(capsys, "matrix", str(example), "--dry-run", "--out", str(tmp_path / "out"))
+    assert f"= {said['runs']} runs" in example.read_text()
 
 
 # --- what is done ----------------------------------------------------------------------------------------------------

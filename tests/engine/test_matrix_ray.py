@@ -189,6 +189,14 @@ def test_two_suspects_two_defenses_two_seeds(two_nodes: TwoNodes, shapes: str, t
     assert sent == {row["run"] for row in rows if row["kind"] == "attack"}
 
 
+def test_an_address_where_nobody_is_is_refused(shapes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = tmp_path / "spec.toml"
+    spec.write_text(SPEC.format(data=json.dumps(shapes)) + SHORT)
+    there = ["--executor", "ray", "--address", "127.0.0.1:1"]
+    assert "Ray cluster at 127.0.0.1:1" in refusal(capsys, "matrix", str(spec), *there, "--out", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_cluster_without_tokens_is_refused(
     shapes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
