@@ -10,13 +10,11 @@ import os
 from pathlib import Path
 
 from engine.paths import ASSETS
-from engine.runs.store import Run, find_run, open_run
+from engine.runs.store import BY_ID, Run, find_run, open_run
 
 #: ``$UNMASK_DEMOS`` puts others in their place, for tests.
 DEMOS = Path(os.environ.get("UNMASK_DEMOS") or ASSETS / "demos")
 PREFIX = "demo:"
-#: A run of the workspace by its id: the same name for the same suspect on every machine.
-BY_ID = "run:"
 
 
 def names() -> list[str]:

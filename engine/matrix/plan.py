@@ -17,7 +17,7 @@ from engine.models import MODELS
 from engine.models.masking import Mode
 from engine.pruning.thresholds import Policy
 from engine.runs.executors import Resources
-from engine.runs.store import Run, run_id
+from engine.runs.store import BY_ID, Run, run_id
 from engine.spec import Spec
 from engine.suspects import ModelSpec, make_attack
 from engine.train import Training
@@ -162,7 +162,8 @@ class Cell:
         about = self.about
         if self.kind == "attack":
             return f"{about['attack']}, seed {about['attack_seed']}"
-        return f"{about['defense']} on {about['suspect']}, {about['samples']} images, seed {about['defense_seed']}"
+        # Of a suspect that was trained here without its attack: the label shows where that must stay hidden.
+        return f"{about['defense']} on {self.suspect_name}, {about['samples']} images, seed {about['defense_seed']}"
 
     @property
     def ready(self) -> Run | None:
@@ -175,7 +176,7 @@ class Cell:
         given = str(self.about["suspect"])
         if isinstance(self.suspect, Run) and given.startswith(demos.PREFIX):
             return given
-        return f"{demos.BY_ID}{self.ready.id}" if self.ready else given
+        return f"{BY_ID}{self.ready.id}" if self.ready else given
 
     def command(self) -> tuple[str, ...]:
         """The command; before its suspect is there, with what that will be in its place."""

@@ -7,13 +7,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine import demos
 from engine.matrix import table
 from engine.matrix.plan import Cell, MatrixSpec, plan
 from engine.runs.delivery import commit, pack
 from engine.runs.executors import Executor, Task
 from engine.runs.files import write_atomic
-from engine.runs.store import Run, all_runs, find_run, json_bytes, open_run
+from engine.runs.store import BY_ID, Run, all_runs, find_run, json_bytes, open_run
 from engine.train import Progress
 
 SPEC = "matrix.json"
@@ -35,7 +34,7 @@ def run_matrix(
     cells = plan(spec)
     known = {run.id: run for run in all_runs()}
     for cell in cells:
-        if isinstance(cell.suspect, Run) and cell.suspect_name.startswith(demos.BY_ID):
+        if isinstance(cell.suspect, Run) and cell.suspect_name.startswith(BY_ID):
             # Known by its id from here on, also where its folder is not.
             commit(pack(cell.suspect), cell.suspect.id)
     written: list[dict[str, Any]] = []
@@ -101,7 +100,7 @@ def _hand_over(cells: list[Cell], executor: Executor, processes: int) -> None:
         if cell.state != "waiting" or (run := cell.identify()) is None:
             continue
         if run not in under_way:
-            needs = (cell.ready.id,) if cell.ready and cell.suspect_name.startswith(demos.BY_ID) else ()
+            needs = (cell.ready.id,) if cell.ready and cell.suspect_name.startswith(BY_ID) else ()
             use = processes if cell.kind == "attack" else 1
             executor.submit(Task(run, cell.command(), cell.label, needs, use))
             under_way.add(run)

@@ -250,6 +250,9 @@ def test_a_run_folder_from_elsewhere_is_a_suspect_by_its_id(
     assert run_matrix(named, executor, tmp_path / "three", silent, pause=0)[0]["run"] == rows[0]["run"]
     assert executor.argv == []
     assert run(capsys, "verify", f"run:{suspect}")["run"] == suspect
+    # The pages know suspects by their folders.
+    listed = {entry.run: entry.suspect for entry in jobs.entries()}
+    assert listed[rows[0]["run"]] == str(home.resolve() / "runs" / suspect)
 
 
 # --- deliveries ------------------------------------------------------------------------------------------------------

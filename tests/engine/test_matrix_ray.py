@@ -77,7 +77,7 @@ class TwoNodes:
     def kill_second_at_work(self, driver: subprocess.Popen[bytes]) -> None:
         """Kill the second node in the middle of a run."""
         until(lambda: driver.poll() is not None or list(self.homes[1].glob(".ray-*/run/.part-*")), 120)
-        assert driver.poll() is None
+        assert driver.poll() is None, "the matrix ended before the node could be killed"
         assert self._process.stdin is not None
         self._process.stdin.write("kill\n")
         self._process.stdin.flush()
