@@ -348,7 +348,7 @@ def parser() -> _Parser:
     running(attack)
 
     def scoring(sub: _Parser) -> None:
-        sub.add_argument("suspect", metavar="SUSPECT", help="a run folder or demo:NAME")
+        sub.add_argument("suspect", metavar="SUSPECT", help="a run folder, run:ID of the workspace, or demo:NAME")
         sub.add_argument("--preset", help="published, small (default: by the size of the network)")
         sub.add_argument("--samples", type=int, default=500, help="clean images that the defender has")
         sub.add_argument("--trigger", choices=["none", "true"], default="none", help="true: oracle")
