@@ -176,7 +176,8 @@ def nothing_yet() -> None:
     lead("Unmask examines trained networks. Train one with a backdoor in it, and it appears here.")
     st.code("python -m engine attack --data fashion-mnist --model resnet18 --attack badnets --preset demo", "bash")
     if (refusal := shared.why_not("uploads")) is not None:
-        return note(refusal)
+        note(refusal)
+        return
     note("Or open a model that somebody gave you.")
     st.page_link("views/open.py", label="Open a model", icon=":material/folder_open:")
 

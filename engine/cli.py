@@ -7,6 +7,7 @@ stderr and exit code 2.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sqlite3
 import sys
@@ -33,11 +34,12 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or 2 for a refusal (a job has a few more, see ``runs/worker.py``)."""
     journal: Journal | None = None
+    process.follow_parent()
     # A cancelled job must leave nothing half-written: SIGTERM unwinds like an exception, at the next step where a
     # loop keeps checkpoints.
     process.on_stop(lambda: None if checkpoints.ask_to_stop() else sys.exit(143))
     try:
-        args = _parser().parse_args(arguments)
+        args = parser().parse_args(arguments)
         folder: Path | None = getattr(args, "out", None)
         # A folder that the dashboard made for this command is told how far it is.
         if folder is not None and worker.is_job(folder) and (journal := worker.enter(folder)) is None:
@@ -124,33 +126,47 @@ def _row(run: Run) -> dict[str, Any]:
     return {"run": run.id, "folder": str(run.folder), **run.result, "seconds": run.manifest["seconds"]}
 
 
-def _attack(args: argparse.Namespace, progress: Progress) -> Json:
-    from engine.compute import Compute
-    from engine.suspects import AttackRun, make_attack, run_attack
+def _compute(args: argparse.Namespace) -> Any:
+    """Where to compute, with as many threads as were asked for."""
+    from engine.compute import Compute, use_threads
+
+    if args.threads is not None:
+        use_threads(args.threads)
+    return Compute(args.device)
+
+
+def attack_run(args: argparse.Namespace) -> Any:
+    """The specification that a command line ``attack …`` asks for."""
+    from engine.suspects import AttackRun, make_attack
 
     params, model, training = _groups(args.set, "", "model", "training")
-    compute = Compute(args.device)
     preset: dict[str, Any] = {"model": {}, "training": {}}
     if args.preset == "demo":
         preset = {"model": {"width": 32}, "training": {"epochs": 3}}
     attack = None if args.attack == "none" else make_attack(args.attack, params)
     if attack is None and params:
         raise ValueError(f"expected no attack settings without an attack, got {', '.join(params)}")
-    common: dict[str, Any] = {
-        "data": args.data,
-        "model": {"name": args.model, **preset["model"], **model},
-        "training": {**preset["training"], **training},
-        "seed": args.seed,
-        "store": args.store,
-    }
+    return AttackRun.build(
+        data=args.data,
+        model={"name": args.model, **preset["model"], **model},
+        attack={"name": args.attack, "params": attack.model_dump(mode="json")} if attack else None,
+        training={**preset["training"], **training},
+        seed=args.seed,
+        store=args.store,
+    )
+
+
+def _attack(args: argparse.Namespace, progress: Progress) -> Json:
+    from engine.suspects import run_attack
+
+    compute, spec = _compute(args), attack_run(args)
     twin = None
     if args.twin == "train":
         sys.stderr.write("training the clean twin first\n")
-        twin = run_attack(AttackRun.build(common, attack=None), compute, progress=progress)
+        twin = run_attack(spec.model_copy(update={"attack": None}), compute, progress=progress)
     elif args.twin:
         twin = demos.open_suspect(args.twin)
-    recorded = {"name": args.attack, "params": attack.model_dump(mode="json")} if attack else None
-    return _row(run_attack(AttackRun.build(common, attack=recorded), compute, args.out, twin, progress))
+    return _row(run_attack(spec, compute, args.out, twin, progress))
 
 
 def _list(args: argparse.Namespace, _progress: Progress) -> Json:
@@ -159,23 +175,19 @@ def _list(args: argparse.Namespace, _progress: Progress) -> Json:
     return catalogue.rows(args.what)
 
 
-def _scoring(args: argparse.Namespace, name: str) -> tuple[dict[str, Any], Any, Any]:
-    """What ``defend`` and ``sweep`` share: the specification's values, the suspect and where to compute."""
-    from engine.compute import Compute
+def scoring_values(args: argparse.Namespace, name: str, units: int) -> dict[str, Any]:
+    """What ``defend`` and ``sweep`` share in their specifications, for a suspect of so many units."""
     from engine.defenses import DEFENSES
-    from engine.suspects import load_suspect
 
     params, policy = _groups(args.set, "", "policy")
     defense = DEFENSES[name]
-    compute = Compute(args.device)
-    suspect = load_suspect(args.suspect, compute)
     for key in ("tolerance", "threshold", "fraction"):
         if getattr(args, key) is not None:
             policy[key] = getattr(args, key)
-    values = {
+    return {
         "suspect": args.suspect,
         "defense": name,
-        "preset": args.preset or defense.preset_for(len(suspect.units)),
+        "preset": args.preset or defense.preset_for(units),
         "params": params,
         "samples": args.samples,
         "trigger": args.trigger,
@@ -183,7 +195,17 @@ def _scoring(args: argparse.Namespace, name: str) -> tuple[dict[str, Any], Any, 
         "policy": {"name": args.policy, **policy},
         "seed": args.seed,
     }
-    return values, suspect, compute
+
+
+def _scoring(args: argparse.Namespace, name: str) -> tuple[dict[str, Any], Any, Any]:
+    """The values of ``defend`` and ``sweep``, the suspect and where to compute."""
+    from engine.defenses import DEFENSES
+    from engine.suspects import load_suspect
+
+    DEFENSES[name]
+    compute = _compute(args)
+    suspect = load_suspect(args.suspect, compute)
+    return scoring_values(args, name, len(suspect.units)), suspect, compute
 
 
 def _defend(args: argparse.Namespace, progress: Progress) -> Json:
@@ -220,7 +242,6 @@ def _inspect(args: argparse.Namespace, _progress: Progress) -> Json:
 
 
 def _import(args: argparse.Namespace, progress: Progress) -> Json:
-    from engine.compute import Compute
     from engine.intake import uploads
     from engine.intake.importing import Wanted, run_import
     from engine.suspects import ModelSpec, make_attack
@@ -252,7 +273,32 @@ def _import(args: argparse.Namespace, progress: Progress) -> Json:
         attack,
         not args.without_pictures,
     )
-    return _row(run_import(args.file, wanted, Compute(args.device), args.out, progress))
+    return _row(run_import(args.file, wanted, _compute(args), args.out, progress))
+
+
+def _matrix(args: argparse.Namespace, progress: Progress) -> Json:
+    from engine.matrix.plan import read_spec
+    from engine.matrix.run import dry_run, run_matrix
+    from engine.runs.executors import executor
+
+    spec, began = read_spec(args.spec), time.time()
+    if args.address is not None and args.executor != "ray":
+        raise ValueError("expected --address with --executor ray, got it without")
+    if args.dry_run:
+        rows = dry_run(spec)
+    else:
+        # Ray has words of its own for stdout, which holds one document here.
+        with contextlib.redirect_stdout(sys.stderr):
+            where = executor(args.executor, spec.resources, args.address)
+            try:
+                rows = run_matrix(spec, where, args.out, progress)
+            except KeyboardInterrupt:
+                raise ValueError("interrupted; the same command goes on from here") from None
+            finally:
+                where.close()
+    counts = {state: sum(row["state"] == state for row in rows) for state in ("done", "failed", "pending")}
+    head = {"out": str(args.out), "dry_run": args.dry_run, "runs": len(rows), **counts}
+    return {**head, "seconds": round(time.time() - began, 2), "rows": rows}
 
 
 def _runs(_args: argparse.Namespace, _progress: Progress) -> Json:
@@ -283,9 +329,9 @@ def _reindex(_args: argparse.Namespace, _progress: Progress) -> Json:
     return dict(jobs.reindex())
 
 
-def _parser() -> _Parser:
-    parser = _Parser(prog="engine", description="Unmask: see, score and cut backdoors in neural networks.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+def parser() -> _Parser:
+    whole = _Parser(prog="engine", description="Unmask: see, score and cut backdoors in neural networks.")
+    commands = whole.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     def command(name: str, handler: Callable[..., Json], help: str) -> _Parser:
         sub = commands.add_parser(name, help=help, description=help)
@@ -297,6 +343,7 @@ def _parser() -> _Parser:
         sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; repeatable")
         sub.add_argument("--seed", type=int, default=0)
         sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+        sub.add_argument("--threads", type=int, help="processor threads (default: one per core)")
         sub.add_argument("--out", type=Path, help="run folder (default: runs/<run id> in the workspace)")
 
     attack = command("attack", _attack, "poison a training set and train a suspect on it")
@@ -309,7 +356,7 @@ def _parser() -> _Parser:
     running(attack)
 
     def scoring(sub: _Parser) -> None:
-        sub.add_argument("suspect", metavar="SUSPECT", help="a run folder or demo:NAME")
+        sub.add_argument("suspect", metavar="SUSPECT", help="a run folder, run:ID of the workspace, or demo:NAME")
         sub.add_argument("--preset", help="published, small (default: by the size of the network)")
         sub.add_argument("--samples", type=int, default=500, help="clean images that the defender has")
         sub.add_argument("--trigger", choices=["none", "true"], default="none", help="true: oracle")
@@ -360,6 +407,13 @@ def _parser() -> _Parser:
     export.add_argument("--format", default="safetensors")
     export.add_argument("--out", "--path", dest="out", type=Path, required=True, help="NAME.safetensors")
 
+    matrix = command("matrix", _matrix, "attacks x defenses x seeds x numbers of clean images as runs, and one table")
+    matrix.add_argument("spec", metavar="SPEC.toml", type=Path)
+    matrix.add_argument("--executor", choices=["local", "ray"], default="local", help="local: the workspace's queue")
+    matrix.add_argument("--address", help="with --executor ray: HOST:PORT of the cluster (default: one made here)")
+    matrix.add_argument("--out", type=Path, required=True, help="folder of the table")
+    matrix.add_argument("--dry-run", action="store_true", help="say what is done and what would be; write nothing")
+
     command("runs", _runs, "the runs and jobs of the workspace, newest first")
     for name, handler, text in (
         ("cancel", _cancel, "stop a job; its last checkpoint is kept"),
@@ -370,4 +424,4 @@ def _parser() -> _Parser:
 
     verify = command("verify", _verify, "check every file of a run against its manifest")
     verify.add_argument("run", metavar="RUN")
-    return parser
+    return whole

@@ -91,6 +91,17 @@ class Compute:
         return f"CPU ({torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads), {self.precision}"
 
 
+def use_threads(threads: int) -> None:
+    """Compute with so many processor threads from now on.
+
+    Raises:
+        ValueError: for a number outside 1..1024.
+    """
+    if not 1 <= threads <= 1024:
+        raise ValueError(f"expected between 1 and 1024 threads, got {threads}")
+    torch.set_num_threads(threads)
+
+
 def steady(keep: Keep) -> None:
     """Compute with as many threads as the process that began this run: sums in another order have other bits."""
     if saved := keep.read("threads"):

@@ -160,10 +160,17 @@ def _store_cut(draft: Draft, suspect: Suspect, cut: np.ndarray, mode: Mode, comp
     }
 
 
-def _inputs(suspect: Suspect, spec: Scoring | None = None) -> dict[str, str]:
-    """What a result depends on besides its specification; a preset's name does not say what it holds."""
+def input_hashes(weights: str, spec: Scoring | None = None) -> dict[str, str]:
+    """What a result depends on besides its specification; a preset's name does not say what it holds.
+
+    ``weights`` is the SHA-256 of the suspect's file of weights.
+    """
     preset = DEFENSES[spec.defense].presets.get(spec.preset, {}) if spec else {}
-    return {"suspect": suspect.hash, **({"preset": digest(preset)} if preset else {})}
+    return {"suspect": weights, **({"preset": digest(preset)} if preset else {})}
+
+
+def _inputs(suspect: Suspect, spec: Scoring | None = None) -> dict[str, str]:
+    return input_hashes(suspect.hash, spec)
 
 
 def run_defend(

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from engine.paths import ASSETS
-from engine.runs.store import Run, open_run
+from engine.runs.store import BY_ID, Run, find_run, open_run
 
 #: ``$UNMASK_DEMOS`` puts others in their place, for tests.
 DEMOS = Path(os.environ.get("UNMASK_DEMOS") or ASSETS / "demos")
@@ -22,11 +22,16 @@ def names() -> list[str]:
 
 
 def locate(suspect: str) -> Path:
-    """The run folder of a suspect: ``demo:NAME`` or a path.
+    """The run folder of a suspect: ``demo:NAME``, ``run:ID`` of the workspace, or a path.
 
     Raises:
-        ValueError: for an unknown demo.
+        ValueError: for an unknown demo, and an id that no run of the workspace has.
     """
+    if suspect.startswith(BY_ID):
+        found = find_run(suspect.removeprefix(BY_ID))
+        if found is None:
+            raise ValueError(f"expected a run of the workspace by its id, got {suspect!r}, which it does not have")
+        return found.folder
     if not suspect.startswith(PREFIX):
         return Path(suspect)
     name = suspect.removeprefix(PREFIX)

@@ -46,6 +46,8 @@ def _sentence(cls: type[Spec], error: Any) -> str:
     if error["type"] == "missing":
         return f"expected a value for {name}, got none"
     what = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if what.startswith("expected "):
+        return str(what)
     return f"expected {name} to be {what}, got {error['input']!r}"
 
 

@@ -16,6 +16,7 @@ from engine.compute import Compute, generator, steady
 from engine.data import load
 from engine.data.base import DataSet, Images
 from engine.demos import open_suspect
+from engine.group import train_in_group
 from engine.intake import given
 from engine.metrics import Answers, TestSet, answers
 from engine.models import MODELS, build
@@ -224,6 +225,51 @@ def probe(test: Images, attack: Attack | None, compute: Compute, n: int = 500) -
     return measure
 
 
+@dataclass(frozen=True)
+class Start:
+    """What a training starts from: the untrained model, and the images of which ``poisoned`` were changed."""
+
+    model: Classifier
+    images: Images
+    data: DataSet
+    attack: Attack | None
+    poisoned: int
+
+    @classmethod
+    def of(cls, spec: AttackRun) -> Start:
+        """The start of a training, the same whenever it is made from the same specification.
+
+        Raises:
+            ValueError: in one line, for impossible settings.
+        """
+        data, attack = checked(spec)
+        mean, std = statistics(data.train)
+        rng = generator(spec.seed, "init")
+        model = build(
+            spec.model.name,
+            classes=len(data.classes),
+            channels=data.shape[0],
+            mean=mean,
+            std=std,
+            width=spec.model.width,
+            rng=rng,
+        )
+        if attack is None:
+            return cls(model, data.train, data, None, 0)
+        result = attack.poison(data.train, generator(spec.seed, "poison"))
+        return cls(model, result.images, data, attack, int(result.which.sum()))
+
+
+def checked(spec: AttackRun) -> tuple[DataSet, Attack | None]:
+    """The data and the attack of a specification, after a look at whether they go together."""
+    MODELS[spec.model.name]
+    attack = make_attack(spec.attack["name"], spec.attack["params"]) if spec.attack else None
+    data = load(spec.data)
+    if attack:
+        attack.check(len(data.classes))
+    return data, attack
+
+
 def run_attack(
     spec: AttackRun,
     compute: Compute,
@@ -238,41 +284,21 @@ def run_attack(
     """
     inputs = {"twin": twin.id} if twin else {}
     asked = spec.model_dump(mode="json")
-    MODELS[spec.model.name]
-    attack = make_attack(spec.attack["name"], spec.attack["params"]) if spec.attack else None
-    data = load(spec.data)
-    if attack:
-        attack.check(len(data.classes))
-    mean, std = statistics(data.train)
-    rng = generator(spec.seed, "init")
-    model = build(
-        spec.model.name,
-        classes=len(data.classes),
-        channels=data.shape[0],
-        mean=mean,
-        std=std,
-        width=spec.model.width,
-        rng=rng,
-    )
+    checked(spec)
     if known := finished(asked, inputs, out):
         return known
-    images, poisoned = data.train, 0
+    start = Start.of(spec)
+    model, data, attack = start.model, start.data, start.attack
     with new_run(asked, inputs, out) as draft:
         if attack:
-            result = attack.poison(images, generator(spec.seed, "poison"))
-            images, poisoned = result.images, int(result.which.sum())
-            progress(f"{poisoned:,} of {len(images):,} training images are poisoned", 0.0)
+            progress(f"{start.poisoned:,} of {len(start.images):,} training images are poisoned", 0.0)
         steady(draft.keep)
-        history = train(
-            model,
-            images,
-            spec.training,
-            generator(spec.seed, "order"),
-            compute,
-            stage(progress, 0, 0.97),
-            draft.keep,
-            probe(data.test, attack, compute),
-        )
+        then = stage(progress, 0, 0.97)
+        if spec.training.nproc > 1:
+            train_in_group(spec, draft.keep, compute, then)
+        # After a group nothing is left to do but to take over its last checkpoint.
+        order, measure = generator(spec.seed, "order"), probe(data.test, attack, compute)
+        history = train(model, start.images, spec.training, order, compute, then, draft.keep, measure)
         draft.arrays("model", weights(model, spec.store))
         # The figures are those of the stored file, not of the tensors in memory.
         load_weights(model, draft.folder / "model.safetensors")
@@ -285,8 +311,8 @@ def run_attack(
         draft.result = {
             **shares(found),
             "clean_acc": twin.result["acc"] if twin else None,
-            "poisoned": poisoned,
-            "trained_on": len(images),
+            "poisoned": start.poisoned,
+            "trained_on": len(start.images),
             "units": len(unit_table),
             "layers": layer_rows(unit_table),
             "classes": list(data.classes),

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from engine.compute import Compute
 from engine.data.base import Images
+from engine.group import ALONE, Group
 from engine.runs.checkpoints import NOTHING, Keep
 from engine.spec import Spec, param
 
@@ -45,12 +47,22 @@ class Training(Spec):
     weight_decay: float = param(5e-4, label="Weight decay", help="SGD weight decay.", ge=0, le=1)
     batch: int = param(128, label="Batch size", help="Images per step.", ge=2, le=4096, step=1)
     augment: bool = param(False, label="Augment", help="Random shift by up to 4 pixels and horizontal flip.")
+    # Left out of the record where it is 1: the specification, and so the run id, of one process names none.
+    nproc: int = param(
+        1, label="Processes", help="Each takes its part of a batch.", ge=1, le=64, step=1, exclude_if=lambda n: n == 1
+    )
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if self.batch < self.nproc:
+            raise ValueError(f"expected batch to be at least nproc, {self.nproc}, got {self.batch}")
+        return self
 
 
-def batches(n: int, size: int, rng: torch.Generator) -> Iterator[Tensor]:
-    """Indices of one shuffled pass. A last batch of one image is left out: BatchNorm cannot train on it."""
+def batches(n: int, size: int, rng: torch.Generator, least: int = 2) -> Iterator[Tensor]:
+    """Indices of one shuffled pass. A last batch below ``least`` is left out: BatchNorm cannot train on one image."""
     for index in torch.randperm(n, generator=rng).split(size):
-        if len(index) > 1 or n == 1:
+        if len(index) >= min(least, n):
             yield index
 
 
@@ -81,22 +93,26 @@ def train(
     progress: Progress = silent,
     keep: Keep = NOTHING,
     probe: Probe | None = None,
+    group: Group = ALONE,
 ) -> list[dict[str, float]]:
     """Train ``model`` in place; returns loss and accuracy of each epoch (running, in training mode).
 
-    A training that ``keep`` knows goes on where it was: on the CPU the result has the same bits as an undisturbed one.
+    With a ``group`` all its processes call this with the same arguments, and the first one writes to ``keep``. A
+    training that ``keep`` knows goes on where it was: on the CPU the result has the same bits as an undisturbed one's.
     """
     compute.model(model).train()
     optimizer = torch.optim.SGD(
         model.parameters(), lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, nesterov=True
     )
-    per_epoch = sum(1 for _ in batches(len(images), spec.batch, torch.Generator()))
+    least = max(2, spec.nproc)
+    per_epoch = sum(1 for _ in batches(len(images), spec.batch, torch.Generator(), least))
     steps = spec.epochs * per_epoch
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, spec.lr, total_steps=steps, pct_start=0.25)
     at = _Position()
     if saved := keep.read("train"):
         at = _restore(model, optimizer, schedule, rng, *saved)
     figures: dict[str, float | None] = dict(at.figures)
+    whole = group.wrap(model)
     for epoch in range(at.done // per_epoch, spec.epochs):
         # Half-way through an epoch its order is drawn again, and the generator then put where it was.
         skip, now = at.done % per_epoch, rng.get_state()
@@ -104,7 +120,7 @@ def train(
             rng.set_state(at.epoch_began)
         else:
             at.epoch_began, at.loss_sum, at.right, at.seen = now, 0.0, 0, 0
-        order = batches(len(images), spec.batch, rng)
+        order = batches(len(images), spec.batch, rng, least)
         for index in itertools.islice(order, skip, None):
             if skip:
                 rng.set_state(now)
@@ -112,15 +128,18 @@ def train(
             x, y = compute.images(images.x[index]), images.y[index].to(compute.torch_device)
             if spec.augment:
                 x = shift_and_flip(x, rng)
+            x, y = group.part(x), group.part(y)
             with compute.autocast():
-                logits = model(x).float()
-            loss = F.cross_entropy(logits, y)
+                logits = whole(x).float()
+            # The processes' gradients are averaged: parts of other sizes weigh as much as they have images.
+            loss = F.cross_entropy(logits, y) * (len(y) * group.size / len(index))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-            at.loss_sum += float(loss.detach()) * len(index)
-            at.right += int((logits.detach().argmax(1) == y).sum())
+            lost, right = group.sum(float(loss.detach()) / group.size, int((logits.detach().argmax(1) == y).sum()))
+            at.loss_sum += lost * len(index)
+            at.right += int(right)
             at.seen += len(index)
             at.done += 1
             if at.done % 10 == 0 or at.done == steps:
@@ -137,7 +156,7 @@ def train(
                 at.history.append({"loss": at.loss_sum / at.seen, "acc": at.right / at.seen})
                 if probe is not None:
                     at.figures = figures = probe(model)
-            if keep.due or (at.done == steps and keep.worth):
+            if group.rank == 0 and (keep.due or (at.done == steps and (keep.worth or group.size > 1))):
                 keep.write("train", *_snapshot(model, optimizer, schedule, rng, at))
     return at.history
 

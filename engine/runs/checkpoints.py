@@ -55,8 +55,8 @@ class Keep:
     """
 
     def __init__(self, folder: Path | None = None, run: str = "") -> None:
+        self.folder, self.run = folder, run
         self._folder = folder / FOLDER if folder else None
-        self._run = run
         self._every = float(os.environ.get("UNMASK_CHECKPOINT_SECONDS") or EVERY)
         if self._folder is not None:
             for torn in self._folder.glob(".*.part"):  # what a process was writing when it was killed
@@ -86,7 +86,7 @@ class Keep:
             data = (self._folder / f"{name}.safetensors").read_bytes()
             (length,) = struct.unpack("<Q", data[:8])
             about = json.loads(data[8 : 8 + length])["__metadata__"]
-            if about["run"] != self._run:
+            if about["run"] != self.run:
                 return None
             return safetensors.numpy.load(data), json.loads(about["state"])
         except (OSError, ValueError, KeyError, TypeError, struct.error, safetensors.SafetensorError):
@@ -101,7 +101,7 @@ class Keep:
         if self._folder is None:
             return
         started = time.monotonic()
-        about = {"run": self._run, "state": json.dumps(state)}
+        about = {"run": self.run, "state": json.dumps(state)}
         whole = {key: np.asarray(value, order="C") for key, value in arrays.items()}
         self._folder.mkdir(exist_ok=True)
         write_atomic(self._folder / f"{name}.safetensors", safetensors.numpy.save(whole, about))

@@ -28,7 +28,7 @@ from engine.runs.checkpoints import FOLDER as CHECKPOINT
 from engine.runs.files import write_atomic
 from engine.runs.journal import Journal, events, tail
 from engine.runs.queue import Entry, runs_folder
-from engine.runs.store import JOURNAL, MANIFEST, open_run
+from engine.runs.store import BY_ID, JOURNAL, MANIFEST, find_run, open_run
 
 JOB, LOG, WORKER, CANCEL, LOCK = "job.json", "log.txt", "worker.json", "cancel", "worker.lock"
 SUPERVISOR = "supervisor.json"
@@ -293,7 +293,7 @@ def describe(folder: Path) -> Entry | None:
             folder.name,
             str(record["label"]) if record else "",
             kind,
-            None if suspect is None else str(suspect),
+            None if suspect is None else _placed(str(suspect)),
             argv,
             float(record["submitted"]) if record else made,
             state,
@@ -304,9 +304,15 @@ def describe(folder: Path) -> Entry | None:
     return None
 
 
+def _placed(suspect: str) -> str:
+    """The folder of a suspect that is named by its run id; other names as they are."""
+    found = find_run(suspect.removeprefix(BY_ID)) if suspect.startswith(BY_ID) else None
+    return suspect if found is None else str(found.folder.resolve())
+
+
 def suspect_of(argv: Sequence[str]) -> str | None:
-    """The suspect that a command is about, if it names one."""
-    return argv[1] if len(argv) > 1 and not argv[1].startswith("-") else None
+    """The suspect that a command is about, if it names one; by its folder where it is named by a run id."""
+    return _placed(argv[1]) if len(argv) > 1 and not argv[1].startswith("-") else None
 
 
 def wake() -> None:

@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ from typing import IO
 
 from engine.paths import ROOT, workspace
 
+#: The environment variable that names the process without which this one has no purpose: see :func:`named`.
+PARENT = "UNMASK_PARENT"
 Child = subprocess.Popen[bytes]
 _children: dict[int, Child] = {}
 _ended: dict[int, Child] = {}
@@ -118,6 +121,29 @@ def private() -> Iterator[None]:
         yield
     finally:
         os.umask(before)
+
+
+def named() -> str:
+    """This process by number and beginning, as :data:`PARENT` names it to the processes that it starts."""
+    return f"{os.getpid()} {began(os.getpid())}"
+
+
+def follow_parent() -> None:
+    """End this process and its group when the one that :data:`PARENT` names is gone.
+
+    A killed process cannot take its children with it, and these have sessions of their own.
+    """
+    pid, _, since = os.environ.pop(PARENT, "").partition(" ")
+    if not pid.isdecimal():
+        return
+
+    def watch() -> None:
+        while alive(int(pid), since):
+            time.sleep(0.3)
+        stop(os.getpid(), force=True)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def hold(path: Path) -> int | None:

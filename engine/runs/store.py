@@ -33,6 +33,8 @@ from engine.spec import SCHEMA_VERSION, digest
 MANIFEST = "manifest.json"
 #: Written while a run is going on, and not part of what it found.
 JOURNAL = ("events.jsonl", "log.txt", "job.json", "worker.json", "worker.lock", "cancel", checkpoints.FOLDER)
+#: How a specification names a run of the workspace as a suspect: this and its id, the same on every machine.
+BY_ID = "run:"
 #: Files of an unfinished run lie in a folder of this name and the process id.
 PART = ".part-"
 #: The manifest of a run whose files are just being moved into its folder.
@@ -243,6 +245,23 @@ def new_run(spec: dict[str, Any], inputs: dict[str, str], out: Path | None = Non
         shutil.rmtree(part, ignore_errors=True)
         if created and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+
+
+def find_run(run: str) -> Run | None:
+    """The finished run of the workspace with this id, whatever its folder is called; None if there is none."""
+    for folder in (_seen_at.get(run), workspace() / "runs" / Path(run).name):
+        with contextlib.suppress(ValueError):
+            if folder is not None and (found := open_run(folder)).id == run and folder.parent == workspace() / "runs":
+                return found
+    for found in all_runs():
+        _seen_at[found.id] = found.folder
+        if found.id == run:
+            return found
+    return None
+
+
+#: Where a run was last, by id: folders of jobs are not called by it.
+_seen_at: dict[str, Path] = {}
 
 
 def all_runs(root: Path | None = None) -> list[Run]:

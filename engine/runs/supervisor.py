@@ -68,6 +68,13 @@ def _device(argv: tuple[str, ...]) -> str:
     return "auto"
 
 
+def _processes(argv: tuple[str, ...]) -> int:
+    """How many processes train together, by the setting ``training.nproc`` of a command line."""
+    said = [word.removeprefix("--set=").partition("=") for word in argv]
+    counts = [value for key, _, value in said if key == "training.nproc" and value.isdecimal()]
+    return max(1, int(counts[-1])) if counts else 1
+
+
 def _fitting(device: str, every: list[str]) -> list[str]:
     graphics = [slot for slot in every if slot != "cpu"]
     if device == "cpu" or not graphics:
@@ -92,12 +99,18 @@ class Supervisor:
             if entry.name not in self.workers:  # another supervisor's
                 self._adopt(entry)
         waiting = queue.entries("queued")
+        kept: set[str] = set()
         for entry in reversed(waiting):
             if entry.name in self.workers:
                 continue
-            free = [s for s in _fitting(_device(entry.argv or ()), self.slots) if s not in self._taken()]
-            if free and queue.claim(entry.name, free[0]):
-                self._start(entry, free[0])
+            fitting = _fitting(_device(entry.argv or ()), self.slots)
+            free = [s for s in fitting if s not in self._taken() | kept]
+            # A training by several processes has a GPU for each, as far as there are so many; later jobs let it.
+            wanted = min(_processes(entry.argv or ()), len(fitting))
+            if len(free) < wanted:
+                kept |= {*free}
+            elif queue.claim(entry.name, slot := ",".join(free[:wanted])):
+                self._start(entry, slot)
         return bool(self.workers or waiting)
 
     def _adopt(self, entry: Entry) -> None:
@@ -111,7 +124,7 @@ class Supervisor:
             self._settle(entry.name, None)
 
     def _taken(self) -> set[str]:
-        return {worker.slot for worker in self.workers.values()}
+        return {slot for worker in self.workers.values() for slot in worker.slot.split(",")}
 
     def _start(self, entry: Entry, slot: str) -> None:
         folder = entry.folder
@@ -126,7 +139,7 @@ class Supervisor:
         else:
             more = {SLOT: slot}
             if slot != "cpu" and _device(entry.argv or ()) in ("auto", "cuda"):
-                more["CUDA_VISIBLE_DEVICES"] = slot.removeprefix("cuda:")
+                more["CUDA_VISIBLE_DEVICES"] = slot.replace("cuda:", "")
             argv = ["engine", *(entry.argv or ()), "--out", str(folder), "--json"]
             since = time.time()
             pid = process.spawn(argv, folder / LOG, more).pid

@@ -398,6 +398,29 @@ def test_devices_are_slots_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None
     assert supervisor._fitting("auto", supervisor.slots()) == ["cpu"]
 
 
+def test_a_training_by_several_processes_waits_for_as_many_gpus(quiet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5,7")
+    started: list[tuple[str, str]] = []
+    one = supervisor.Supervisor()
+
+    def start(self: supervisor.Supervisor, entry: queue.Entry, slot: str) -> None:
+        started.append((entry.label, slot))
+        self.workers[entry.name] = supervisor._Worker(1, "", slot, False, 0)
+
+    monkeypatch.setattr(supervisor.Supervisor, "_start", start)
+    monkeypatch.setattr(supervisor.Supervisor, "_look", lambda self, name, worker: None)
+    jobs.submit(["defend", "x"], label="single")
+    jobs.submit(["attack", "--set", "training.nproc=3"], label="three")
+    jobs.submit(["attack", "--set=training.nproc=9", "--device", "cpu"], label="cpu")
+    jobs.submit(["defend", "x"], label="later")
+    one.step()
+    assert started == [("single", "cuda:2"), ("cpu", "cpu")]
+    del one.workers[next(name for name, worker in one.workers.items() if worker.slot == "cuda:2")]
+    queue.remove(next(entry.name for entry in queue.entries() if entry.label == "single"))
+    one.step()
+    assert started[2:] == [("three", "cuda:2,cuda:5,cuda:7")]
+
+
 def test_the_journal_is_limited_to_five_lines_a_second(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "run")
     for k in range(1000):
