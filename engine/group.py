@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -140,10 +139,9 @@ def train_in_group(spec: AttackRun, keep: Keep, compute: Compute, progress: Prog
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts", str(RESTARTS)]
     command += ["--nproc-per-node", str(spec.training.nproc), "-m", "engine.group", json.dumps(asked)]
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    env = {**os.environ, process.PARENT: process.named(), "PYTHONPATH": paths}
-    env["OMP_NUM_THREADS"] = str(torch.get_num_threads())
-    # In this process's group, so that whoever ends the job ends them; each also looks whether this process lives.
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=env)
+    threads = str(torch.get_num_threads())
+    # Whoever ends the job's group ends them; each also looks whether this process lives.
+    child = process.listen(command, {process.PARENT: process.named(), "PYTHONPATH": paths, "OMP_NUM_THREADS": threads})
     assert child.stdout is not None
     try:
         for line in child.stdout:

@@ -18,8 +18,6 @@ import secrets
 import shutil
 import sqlite3
 import stat
-import subprocess
-import sys
 import threading
 import time
 from collections import OrderedDict
@@ -30,8 +28,8 @@ from typing import Any, BinaryIO, Literal
 
 from engine.intake import uploads
 from engine.intake.limits import Refused
-from engine.paths import ROOT, workspace
-from engine.runs import jobs
+from engine.paths import workspace
+from engine.runs import jobs, process
 
 Kind = Literal["checkpoint", "data", "trigger"]
 State = Literal["working", "done", "refused"]
@@ -159,7 +157,7 @@ def _work(kind: Kind, source: BinaryIO | Path, say: Callable[..., None]) -> None
     try:
         with _places:
             say(**_looked(kind, source, say))
-    except (ValueError, OSError, subprocess.SubprocessError) as error:
+    except (ValueError, OSError) as error:
         say(state="refused", error=" ".join(str(error).split())[:600])
     except Exception as error:  # a page that waits must hear of it
         say(state="refused", error=f"looking at this file failed ({type(error).__name__})")
@@ -206,17 +204,14 @@ def _verdict(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def _clerk(kind: str, *paths: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "engine.intake.clerk", kind, *(str(p) for p in paths)]
-    env = {**os.environ, "UNMASK_HOME": str(workspace().resolve()), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE, check=False
-    )
-    if done.returncode == 0:
-        return dict(json.loads(done.stdout))
-    lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
-    if done.returncode == 2 and lines and lines[-1].startswith("error: "):
+    more = {"UNMASK_HOME": str(workspace().resolve()), "OMP_NUM_THREADS": "1"}
+    code, said, told = process.answer(["engine.intake.clerk", kind, *(str(p) for p in paths)], _PATIENCE, more)
+    if code == 0:
+        return dict(json.loads(said))
+    lines = told.strip().splitlines()
+    if code == 2 and lines and lines[-1].startswith("error: "):
         raise Refused(lines[-1].removeprefix("error: "))
-    raise Refused(f"expected a file that can be looked at, got one whose reading ended with code {done.returncode}")
+    raise Refused(f"expected a file that can be looked at, got one whose reading ended with code {code}")
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ import os
 import platform
 import shutil
 import socket
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +156,7 @@ def work(argv: tuple[str, ...], run: str, threads: int, needs: dict[str, list[An
     folder = home / f"{PART}{os.getpid()}-{run}"
     log, out = folder / "log.txt", folder / "run"
     folder.mkdir()
-    child: subprocess.Popen[bytes] | None = None
+    child: process.Child | None = None
     try:
         more = {"OMP_NUM_THREADS": str(threads), process.PARENT: process.named()}
         child = process.spawn(["engine", *argv, "--out", str(out), "--json"], log, more)

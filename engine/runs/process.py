@@ -51,6 +51,29 @@ def spawn(module: list[str], log: Path, more: Mapping[str, str] | None = None) -
     return child
 
 
+def listen(command: list[str], more: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    """Start a command in this process's group, so that whoever ends the group ends it; its stdout is a pipe of text."""
+    env = {**os.environ, **(more or {})}
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=env)
+
+
+def answer(module: list[str], seconds: float, more: Mapping[str, str] | None = None) -> tuple[int, str, str]:
+    """Run ``python -m MODULE …`` to its end; returns its exit code, stdout and stderr.
+
+    Raises:
+        TimeoutError: if it took longer than ``seconds``; it is ended.
+    """
+    env = {**os.environ, **(more or {})}
+    command = [sys.executable, "-m", *module]
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"expected an answer within {seconds:g} s, got none") from None
+    return done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
+
+
 def began(pid: int) -> str | None:
     """When a process began, in the system's own terms: ``""`` where the system does not say, ``None`` if it is gone."""
     child = _children.get(pid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import sys
 import threading
 import time
 import zipfile
@@ -147,7 +148,7 @@ def test_a_clerk_that_fails_is_one_line_and_leaves_nothing(home: Path, monkeypat
 def test_a_process_that_dies_is_no_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.undo()
     monkeypatch.setenv("UNMASK_HOME", str(tmp_path))
-    monkeypatch.setattr(desk.sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(Refused, match="ended with code 1"):
         desk._clerk("checkpoint", tmp_path)
 
