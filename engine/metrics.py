@@ -87,10 +87,16 @@ class TestSet:
 
 
 def answers(model: nn.Module, test: TestSet, compute: Compute) -> Answers:
-    correct = compute.logits(model, test.clean.x).argmax(1) == test.clean.y
-    if test.triggered is None or test.truth is None or test.wanted is None:
+    triggered = None if test.triggered is None else compute.logits(model, test.triggered)
+    return judged(test, compute.logits(model, test.clean.x), triggered)
+
+
+def judged(test: TestSet, clean: Tensor, triggered: Tensor | None) -> Answers:
+    """Logits (N, classes) of the clean and (M, classes) of the triggered images as answers."""
+    correct = clean.argmax(1) == test.clean.y
+    if triggered is None or test.truth is None or test.wanted is None:
         return Answers(correct)
-    said = compute.logits(model, test.triggered).argmax(1)
+    said = triggered.argmax(1)
     return Answers(correct, said == test.wanted, said == test.truth)
 
 

@@ -30,6 +30,7 @@ from engine.explain.feature_maps import unit_maps, unit_means
 from engine.metrics import Share, TestSet, paired_interval
 from engine.models.masking import Mode, masked
 from engine.models.neurons import units
+from engine.pruning.fold import Fold
 from engine.runs.ask import Answer
 from engine.runs.store import MANIFEST
 from engine.spec import Spec
@@ -39,6 +40,8 @@ from engine.suspects import Suspect, load_suspect
 GLANCE, FIRST, SLICE, DEFENSE = 125, 1000, 500, 500
 #: Suspects kept, bytes kept, checks remembered per suspect, finished and begun.
 SUSPECTS, BYTES, CHECKS = 2, 3_000_000_000, 128
+#: Bytes of what the first half of a suspect's layers says of test images, at most.
+FOLDS = 1_000_000_000
 BINS, PICTURES = 30, 256
 
 Load = Callable[[str, Compute], Suspect]
@@ -113,6 +116,7 @@ class _Warm:
     checks: OrderedDict[tuple[tuple[int, ...], str], dict[str, Any]] = field(default_factory=OrderedDict)
     begun: OrderedDict[tuple[tuple[int, ...], str], _Begun] = field(default_factory=OrderedDict)
     means: dict[str, Tensor] = field(default_factory=dict)
+    folds: dict[tuple[str, int, int], Fold] = field(default_factory=dict)
 
     def cut(self, chosen: tuple[int, ...]) -> Tensor:
         n = len(units(self.suspect.model))
@@ -134,7 +138,11 @@ class _Warm:
         data = self.suspect.data
         kept = [*self.suspect.model.state_dict().values(), data.test.x, data.pool.x, self.test.triggered]
         kept += [self.defense.x, self.triggered_defense, *self.means.values()]
-        return sum(t.nbytes for t in kept if t is not None)
+        return self.folded + sum(t.nbytes for t in kept if t is not None)
+
+    @property
+    def folded(self) -> int:
+        return sum(fold.nbytes for fold in self.folds.values())
 
 
 class Questions:
@@ -198,7 +206,7 @@ class Questions:
                 images = test.clean.x if part == "clean" else test.triggered
                 assert images is not None
                 with masked(model, cut, question.mode):
-                    answers = self._compute.logits(model, images[first:last]).argmax(1)
+                    answers = self._logits(warm, cut, part, first, last, images).argmax(1)
                 if part == "clean":
                     begun.correct[first:last] = answers == test.clean.y[first:last]
                 else:
@@ -212,6 +220,17 @@ class Questions:
         while len(warm.checks) > CHECKS:
             warm.checks.popitem(last=False)
         yield _exact(warm.checks[key])
+
+    def _logits(self, warm: _Warm, cut: Tensor, part: str, first: int, last: int, images: Tensor) -> Tensor:
+        """Of the model as it is cut now. Cuts in its second half share what the first half says of the images."""
+        layers = units(warm.suspect.model).layers
+        half = layers[len(layers) // 2].offset
+        fold = warm.folds.get((part, first, last))
+        if bool(cut[:half].any()) or (fold is None and warm.folded > FOLDS):
+            return self._compute.logits(warm.suspect.model, images[first:last])
+        if fold is None:
+            fold = warm.folds[part, first, last] = Fold(warm.suspect.model, half, images[first:last], self._compute)
+        return fold.logits()
 
     def _pictures(self, question: Pictures) -> Iterator[Answer]:
         if len(question.numbers) > PICTURES:

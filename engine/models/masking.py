@@ -57,18 +57,22 @@ def masked(model: nn.Module, cut: Tensor, mode: Mode = "scale") -> Iterator[nn.M
                 parameter.copy_(value)
 
 
-def scaled_weights(model: nn.Module, mask: Tensor) -> dict[str, Tensor]:
+def scaled_weights(model: nn.Module, mask: Tensor, first: int = 0) -> dict[str, Tensor]:
     """Parameters with each unit's weight multiplied by its soft mask (U,), for ``torch.func.functional_call``.
 
+    With ``first``, the first unit of a layer, ``mask`` is (U - first,): earlier layers stay as they are.
     Of a normalisation only the weight is scaled, as in RNP: its bias stays. Without normalisation the bias is scaled
     too, so that a mask of 0 is the cut. Gradients flow to ``mask``.
     """
     prefix, scaled = module_prefix(model), {}
     for layer, module in zip(units(model).layers, unit_modules(model), strict=True):
+        if layer.offset < first:
+            continue
         weight = module.weight
         assert isinstance(weight, Tensor)
-        part = mask[layer.span].reshape(-1, *[1] * (weight.ndim - 1))
+        scales = mask[layer.offset - first : layer.offset - first + layer.size]
+        part = scales.reshape(-1, *[1] * (weight.ndim - 1))
         scaled[f"{prefix}{layer.name}.weight"] = weight.detach() * part
         if layer.kind != "norm" and isinstance(module.bias, Tensor):
-            scaled[f"{prefix}{layer.name}.bias"] = module.bias.detach() * mask[layer.span]
+            scaled[f"{prefix}{layer.name}.bias"] = module.bias.detach() * scales
     return scaled

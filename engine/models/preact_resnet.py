@@ -7,6 +7,8 @@ BackdoorBench none follows the last block. ``width`` is the channel count of the
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -46,6 +48,14 @@ class PreActResNet18(nn.Module):
         self.layer4 = _stage(4 * width, 8 * width, stride=2)
         self.linear = nn.Linear(8 * width, classes)
 
+    def stages(self) -> list[Callable[[Tensor], Tensor]]:
+        """Functions whose composition is the forward pass."""
+        return [self.conv1, self.layer1, self.layer2, self.layer3, self.layer4, self._head]
+
     def forward(self, x: Tensor) -> Tensor:
-        x = self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(x)))))
+        for stage in self.stages():
+            x = stage(x)
+        return x
+
+    def _head(self, x: Tensor) -> Tensor:
         return self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))

@@ -6,6 +6,8 @@ alone loads an exported checkpoint. ``width`` is the channel count of the first 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -42,7 +44,17 @@ class ResNet18(nn.Module):
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.fc = nn.Linear(8 * width, classes)
 
+    def stages(self) -> list[Callable[[Tensor], Tensor]]:
+        """Functions whose composition is the forward pass."""
+        return [self._stem, self.layer1, self.layer2, self.layer3, self.layer4, self._head]
+
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        for stage in self.stages():
+            x = stage(x)
+        return x
+
+    def _stem(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn1(self.conv1(x)))
+
+    def _head(self, x: Tensor) -> Tensor:
         return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))

@@ -8,6 +8,8 @@ channel count of the first stage (16 in the paper).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -48,6 +50,17 @@ class ResNet20(nn.Module):
         self.layer1, self.layer2, self.layer3 = stages
         self.linear = nn.Linear(cin, classes)
 
+    def stages(self) -> list[Callable[[Tensor], Tensor]]:
+        """Functions whose composition is the forward pass."""
+        return [self._stem, self.layer1, self.layer2, self.layer3, self._head]
+
     def forward(self, x: Tensor) -> Tensor:
-        x = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x))))))
+        for stage in self.stages():
+            x = stage(x)
+        return x
+
+    def _stem(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn1(self.conv1(x)))
+
+    def _head(self, x: Tensor) -> Tensor:
         return self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))

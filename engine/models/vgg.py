@@ -7,6 +7,8 @@ names in ``features``, so that this file alone loads an exported checkpoint. Poo
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -29,5 +31,14 @@ class VGG19BN(nn.Module):
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(cin, classes)
 
+    def stages(self) -> list[Callable[[Tensor], Tensor]]:
+        """Functions whose composition is the forward pass."""
+        return [*self.features, self._head]
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(F.adaptive_avg_pool2d(self.features(x), 1).flatten(1))
+        for stage in self.stages():
+            x = stage(x)
+        return x
+
+    def _head(self, x: Tensor) -> Tensor:
+        return self.classifier(F.adaptive_avg_pool2d(x, 1).flatten(1))

@@ -7,6 +7,8 @@ bn1, fc), so that this file alone loads an exported checkpoint. ``width`` is the
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -55,6 +57,14 @@ class WRN16(nn.Module):
         self.bn1 = nn.BatchNorm2d(4 * width)
         self.fc = nn.Linear(4 * width, classes)
 
+    def stages(self) -> list[Callable[[Tensor], Tensor]]:
+        """Functions whose composition is the forward pass."""
+        return [self.conv1, self.block1, self.block2, self.block3, self._head]
+
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.block3(self.block2(self.block1(self.conv1(x))))))
-        return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        for stage in self.stages():
+            x = stage(x)
+        return x
+
+    def _head(self, x: Tensor) -> Tensor:
+        return self.fc(F.adaptive_avg_pool2d(F.relu(self.bn1(x)), 1).flatten(1))

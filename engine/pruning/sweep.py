@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from engine.compute import Compute
-from engine.metrics import Answers, Share, TestSet, answers
+from engine.metrics import Answers, Share, TestSet
 from engine.models.masking import Mode, masked
 from engine.pruning.cut import thresholds
+from engine.pruning.fold import FoldedTest
 from engine.pruning.thresholds import cut_of, ladder
 from engine.runs.checkpoints import NOTHING, Keep
 from engine.train import Progress, silent
@@ -54,10 +55,12 @@ def sweep(
     """
     saved = keep.read("curve")
     rows: list[dict[str, Any]] = saved[1] if saved else []
+    widest = np.flatnonzero(cut_of(values, max(counts, default=0))[1])  # the others are parts of it
+    folded = FoldedTest(model, int(widest[0]) if len(widest) else len(values), test, compute)
     for k, count in list(enumerate(counts))[len(rows) :]:
         threshold, cut = cut_of(values, count)
         with masked(model, torch.from_numpy(cut), mode):
-            found = answers(model, test, compute)
+            found = folded.answers()
         rows.append(point(found, threshold, int(cut.sum())))
         progress(
             f"curve, point {k + 1} of {len(counts)}: {count:,} units cut",

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from engine.metrics import paired_interval
 from engine.models.masking import Mode, masked
 from engine.pruning.cut import cut_at, thresholds
+from engine.pruning.fold import Fold
 from engine.runs.checkpoints import NOTHING, Keep
 from engine.scores.base import Evidence, Score, Scores
 from engine.spec import Spec, param
@@ -127,7 +128,10 @@ def cross_fit(
             _keep_scores(evidence.keep, found)
     values = torch.stack([s.values for s in found])
     unseen = [score.combine(values[[fold not in seen for seen in seen_by]]).numpy() for fold in range(folds)]
-    counts = ladder(int((~values[0].isnan()).sum()))
+    eligible = (~values[0].isnan()).nonzero().flatten()
+    counts = ladder(len(eligible))
+    starts = int(eligible[0]) if len(eligible) else values.shape[1]
+    judges = [Fold(model, starts, images.x[fold_of == fold], evidence.compute) for fold in range(folds)]
     correct, reached, first = torch.zeros(len(counts), n, dtype=torch.bool), len(counts), 0
     if saved := evidence.keep.read("held_out"):
         correct, first = torch.from_numpy(saved[0]["correct"].astype(bool)), saved[1]["next"]
@@ -136,7 +140,7 @@ def cross_fit(
             own = fold_of == fold
             _, cut = cut_of(unseen[fold], int(count))
             with masked(model, torch.from_numpy(cut), mode):
-                correct[k, own] = evidence.compute.logits(model, images.x[own]).argmax(1) == images.y[own]
+                correct[k, own] = judges[fold].logits().argmax(1) == images.y[own]
         evidence.progress(f"judging a cut of {count} units on held-out images", 0.8 + 0.15 * (k + 1) / len(counts))
         # All images together: a single part is small enough to look bad by chance.
         if float(correct[0].float().mean() - correct[k].float().mean()) > give_up:

@@ -150,29 +150,29 @@ class RNP(Score):
         The running statistics follow the defense images, as in the official code, but only inside this function.
         """
         model = copy.deepcopy(unlearned).train().requires_grad_(False)
-        mask = torch.ones(len(units(model)), device=evidence.compute.torch_device, requires_grad=True)
+        rng, first, device = evidence.rng("recover"), self._first(model), evidence.compute.torch_device
+        # Skipped layers have no masks here, so nothing is propagated back that far.
+        mask = torch.ones(len(units(model)) - first, device=device, requires_grad=True)
         optimizer = torch.optim.SGD([mask], lr=self.mask_lr, momentum=0.9)
-        rng, first = evidence.rng("recover"), self._first(model)
         log: list[dict[str, float]] = []
         for turn in range(self.mask_passes):
             loss_sum, right, seen = 0.0, 0, 0
             for x, y in self._batches(evidence, rng):
                 with evidence.compute.autocast():
-                    logits = functional_call(model, scaled_weights(model, mask), (x,)).float()
+                    logits = functional_call(model, scaled_weights(model, mask, first), (x,)).float()
                 loss = F.cross_entropy(logits, y)
                 optimizer.zero_grad()
                 (self.alpha * loss).backward()
                 optimizer.step()
                 with torch.no_grad():
                     mask.clamp_(0, 1)
-                    mask[:first] = 1
                 loss_sum += float(loss.detach()) * len(y)
                 right += int((logits.detach().argmax(1) == y).sum())
                 seen += len(y)
             log.append({"loss": loss_sum / seen, "acc": right / seen})
             done = 0.5 + 0.5 * (turn + 1) / self.mask_passes
             evidence.progress(f"recovering, pass {turn + 1} of {self.mask_passes}", done, loss=log[-1]["loss"])
-        return mask.detach().cpu().float(), log
+        return torch.cat([torch.ones(first), mask.detach().cpu().float()]), log
 
     def _batches(self, evidence: Evidence, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         images: Images = evidence.images

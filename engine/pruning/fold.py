@@ -1,0 +1,100 @@
+"""Faster exact evaluation of many cuts: what comes before the first unit that any of them touches is computed once.
+
+A network that names its ``stages``, whose composition is its forward pass, is split in front of the stage that holds
+that unit; what the stages before it say of the images is kept. The others run with the same numbers in the same batches
+as before, so the answers have the same bits as a whole pass. Networks without stages run whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from engine.compute import BATCH, Compute
+from engine.explain.activations import evaluating
+from engine.metrics import Answers, TestSet, judged
+from engine.models.base import Classifier
+from engine.models.neurons import unit_modules, units
+
+#: Bytes kept at most for one set of images; a larger one is not worth its memory and runs whole.
+MOST = 1 << 30
+Stage = Callable[[Tensor], Tensor]
+
+
+class Fold:
+    """The logits of a model on the same images, under cuts of units from ``first`` on.
+
+    Args:
+        first: index of a unit; none before it is cut while :meth:`logits` is asked.
+        x: images (N, C, H, W), uint8 or float in [0, 1].
+    """
+
+    def __init__(self, model: nn.Module, first: int, x: Tensor, compute: Compute) -> None:
+        self._model, self._compute = model, compute
+        with torch.inference_mode(), evaluating(model), compute.autocast():
+            before, self._rest = _split(model, first, compute.images(x[:1]))
+            if before and _through(before, compute.images(x[:1])).nbytes * len(x) > MOST:
+                before, self._rest = [], [model]
+            self._ready = bool(before)
+            self._parts = [_through(before, compute.images(part)) if before else part for part in x.split(BATCH)]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are kept beside the images."""
+        return sum(part.nbytes for part in self._parts) if self._ready else 0
+
+    @torch.inference_mode()
+    def logits(self) -> Tensor:
+        """Outputs (N, classes) as float32 on the CPU, in evaluation mode, of the model as it is now."""
+        ready, see = self._ready, self._compute.images
+        with evaluating(self._model), self._compute.autocast():
+            parts = [_through(self._rest, part if ready else see(part)).float().cpu() for part in self._parts]
+        return torch.cat(parts)
+
+
+class FoldedTest:
+    """What :func:`engine.metrics.answers` says of a test set, again and again under cuts of units from ``first`` on."""
+
+    def __init__(self, model: nn.Module, first: int, test: TestSet, compute: Compute) -> None:
+        self._test = test
+        self._clean = Fold(model, first, test.clean.x, compute)
+        self._triggered = None if test.triggered is None else Fold(model, first, test.triggered, compute)
+
+    def answers(self) -> Answers:
+        return judged(self._test, self._clean.logits(), None if self._triggered is None else self._triggered.logits())
+
+
+def _split(model: nn.Module, first: int, example: Tensor) -> tuple[Sequence[Stage], Sequence[Stage]]:
+    """The stages before the one that holds unit ``first``, and those from it on."""
+    net = model.net if isinstance(model, Classifier) else model
+    named: Callable[[], list[Stage]] | None = getattr(net, "stages", None)
+    if named is None:
+        return [], [model]
+    stages: list[Stage] = [model.normalize] if isinstance(model, Classifier) else []
+    stages += named()
+    later = [
+        module
+        for layer, module in zip(units(model).layers, unit_modules(model), strict=True)
+        if layer.offset + layer.size > first
+    ]
+    touched: list[nn.Module] = []
+    hooks = [module.register_forward_pre_hook(lambda module, _: touched.append(module)) for module in later]
+    try:
+        x, at = example, 0
+        while at < len(stages):
+            x = stages[at](x)
+            if touched:
+                break
+            at += 1
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return stages[:at], stages[at:]
+
+
+def _through(stages: Sequence[Stage], x: Tensor) -> Tensor:
+    for stage in stages:
+        x = stage(x)
+    return x
