@@ -3,6 +3,7 @@
 #   bash tests/run.sh                     all of it
 #   bash tests/run.sh -m "not browser"    without a browser
 #   bash tests/run.sh tests/engine -k rnp
+#   bash tests/run.sh --slow              with the tests that take minutes; each has a short version among the others
 # UNMASK_CHROMIUM names a browser to use instead of the one that would be found or installed.
 set -u
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1

@@ -51,7 +51,6 @@ def params(page: Page) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in page.url.partition("?")[2].split("&") if pair)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_from_home_to_the_repaired_model(app: str, new_page: NewPage, tmp_path: Path) -> None:
     page = new_page(app)

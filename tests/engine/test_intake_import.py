@@ -494,7 +494,6 @@ MANIFEST = "UNMASK_TEST_CHECKPOINTS"
 SETS = {"cifar10": "UNMASK_TEST_CIFAR10", "gtsrb_roi": "UNMASK_TEST_GTSRB"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ibau_badnets_8_02", "ibau_gtsrbbadnets_8_02", "aka_resnet20-12fca82f"])
 @pytest.mark.skipif(MANIFEST not in os.environ, reason=f"{MANIFEST} names no folder of checkpoints")
 def test_published_figures_are_reproduced(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -139,7 +139,6 @@ def outcome(folder: Path) -> dict[str, Any]:
     return dict(run.manifest["files"])
 
 
-@pytest.mark.slow
 def test_a_worker_killed_at_random_points_ends_with_the_same_files(shapes: str, tmp_path: Path) -> None:
     env = {**os.environ, "UNMASK_CHECKPOINT_SECONDS": "0.01", "UNMASK_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
 
