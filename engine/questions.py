@@ -37,7 +37,7 @@ from engine.spec import Spec
 from engine.suspects import Suspect, load_suspect
 
 #: Images of a first and of a second estimate, images between two stops, images that unit statistics are taken over.
-GLANCE, FIRST, SLICE, DEFENSE = 125, 1000, 500, 500
+GLANCE, FIRST, SLICE, DEFENSE = 64, 1000, 500, 500
 #: Suspects kept, bytes kept, checks remembered per suspect, finished and begun.
 SUSPECTS, BYTES, CHECKS = 2, 3_000_000_000, 128
 #: Bytes of what the first half of a suspect's layers says of test images, at most.
