@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, Self
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import model_validator
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from engine.compute import Compute
 from engine.data.base import Images
 from engine.group import ALONE, Group
+from engine.resume import restore, snapshot
 from engine.runs.checkpoints import NOTHING, Keep
 from engine.spec import Spec, param
 
@@ -108,9 +108,10 @@ def train(
     per_epoch = sum(1 for _ in batches(len(images), spec.batch, torch.Generator(), least))
     steps = spec.epochs * per_epoch
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, spec.lr, total_steps=steps, pct_start=0.25)
-    at = _Position()
+    at, modules = _Position(), {"model": model}
     if saved := keep.read("train"):
-        at = _restore(model, optimizer, schedule, rng, *saved)
+        restore(modules, optimizer, schedule, rng, *saved)
+        at = _Position(saved[1]["at"], torch.from_numpy(saved[0]["rng.epoch"].copy()))
     figures: dict[str, float | None] = dict(at.figures)
     whole = group.wrap(model)
     for epoch in range(at.done // per_epoch, spec.epochs):
@@ -157,7 +158,9 @@ def train(
                 if probe is not None:
                     at.figures = figures = probe(model)
             if group.rank == 0 and (keep.due or (at.done == steps and (keep.worth or group.size > 1))):
-                keep.write("train", *_snapshot(model, optimizer, schedule, rng, at))
+                arrays, state = snapshot(modules, optimizer, schedule, rng)
+                arrays["rng.epoch"] = at.epoch_began.numpy()
+                keep.write("train", arrays, {**state, "at": at.values()})
     return at.history
 
 
@@ -176,39 +179,3 @@ class _Position:
 
     def values(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key != "epoch_began"}
-
-
-def _snapshot(
-    model: nn.Module,
-    optimizer: torch.optim.SGD,
-    schedule: torch.optim.lr_scheduler.OneCycleLR,
-    rng: torch.Generator,
-    at: _Position,
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
-    state = optimizer.state_dict()
-    for number, slots in state["state"].items():
-        tensors |= {f"momentum.{number}": slots["momentum_buffer"]}
-    tensors |= {"rng.now": rng.get_state(), "rng.epoch": at.epoch_began}
-    arrays = {key: value.detach().cpu().contiguous().numpy() for key, value in tensors.items()}
-    return arrays, {"at": at.values(), "groups": state["param_groups"], "schedule": schedule.state_dict()}
-
-
-def _restore(
-    model: nn.Module,
-    optimizer: torch.optim.SGD,
-    schedule: torch.optim.lr_scheduler.OneCycleLR,
-    rng: torch.Generator,
-    arrays: dict[str, np.ndarray],
-    state: dict[str, Any],
-) -> _Position:
-    tensors = {key: torch.from_numpy(value.copy()) for key, value in arrays.items()}
-    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-    parameters = list(model.parameters())
-    momenta = {int(k.removeprefix("momentum.")): v for k, v in tensors.items() if k.startswith("momentum.")}
-    # As the optimizer made them: on the parameter's device, in its memory format.
-    slots = {n: {"momentum_buffer": torch.empty_like(parameters[n]).copy_(v)} for n, v in momenta.items()}
-    optimizer.load_state_dict({"state": slots, "param_groups": state["groups"]})
-    schedule.load_state_dict(state["schedule"])
-    rng.set_state(tensors["rng.now"])
-    return _Position(state["at"], tensors["rng.epoch"])

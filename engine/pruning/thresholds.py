@@ -24,7 +24,7 @@ from engine.metrics import paired_interval
 from engine.models.masking import Mode, masked
 from engine.pruning.cut import cut_at, thresholds
 from engine.pruning.fold import Fold
-from engine.runs.checkpoints import NOTHING, Keep
+from engine.runs.checkpoints import Keep
 from engine.scores.base import Evidence, Score, Scores
 from engine.spec import Spec, param
 from engine.train import stage
@@ -120,7 +120,7 @@ def cross_fit(
             images=half,
             seed=evidence.seed * folds + k,
             progress=stage(evidence.progress, begin, end, f"score {k + 1} of {folds}, "),
-            keep=NOTHING,
+            keep=evidence.keep.part(f"score {k + 1}"),
             values_only=k > 0,
         )
         found.append(score(model, part))

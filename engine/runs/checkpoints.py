@@ -64,6 +64,10 @@ class Keep:
         self._began = time.monotonic()
         self._next = self._began + self._every
 
+    def part(self, name: str) -> Keep:
+        """For one part of a run among several alike: what another part left in the same place is not read."""
+        return Keep(self.folder, f"{self.run} {name}")
+
     @property
     def due(self) -> bool:
         """Whether it is time to write a piece; cheap enough to ask at every step."""

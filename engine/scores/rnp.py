@@ -26,6 +26,7 @@ from torch.func import functional_call
 from engine.data.base import Images
 from engine.models.masking import scaled_weights
 from engine.models.neurons import units
+from engine.resume import passes
 from engine.scores.base import Evidence, Score, Scores
 from engine.spec import param
 from engine.train import batches, shift_and_flip
@@ -110,15 +111,24 @@ class RNP(Score):
             The unlearned copy, the state on which masks are learned (the same unless ``recover_acc`` is set), and loss
             and accuracy per pass.
         """
-        half_way: nn.Module | None = None
         model = evidence.compute.model(copy.deepcopy(model)).train()
+        half_way = copy.deepcopy(model)  # of the first pass that is bad enough to recover from
         optimizer = torch.optim.SGD(
             model.parameters(), lr=self.unlearn_lr, momentum=0.9, weight_decay=self.weight_decay
         )
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, self.lr_drop or self.unlearn_passes, gamma=0.1)
         rng = evidence.rng("unlearn")
         log: list[dict[str, float]] = []
-        for turn in range(self.unlearn_passes):
+
+        def fallen(to: float | None) -> bool:
+            return to is not None and min((row["acc"] for row in log), default=1.0) <= to
+
+        def enough() -> bool:
+            return fallen(self.stop_acc) or (evidence.values_only and fallen(self.recover_acc))
+
+        modules, n = {"model": model, "half_way": half_way}, self.unlearn_passes
+        for turn in passes(evidence.keep, "unlearn", n, modules, optimizer, schedule, rng, log, enough):
+            before = fallen(self.recover_acc)
             loss_sum, right, seen = 0.0, 0, 0
             for x, y in self._batches(evidence, rng):
                 with evidence.compute.autocast():
@@ -138,11 +148,9 @@ class RNP(Score):
                 0.5 * (turn + 1) / self.unlearn_passes,
                 loss=log[-1]["loss"],
             )
-            if half_way is None and self.recover_acc is not None and right / seen <= self.recover_acc:
-                half_way = copy.deepcopy(model)
-            if right / seen <= self.stop_acc or (evidence.values_only and half_way is not None):
-                break
-        return model, half_way or model, log
+            if fallen(self.recover_acc) and not before:
+                half_way.load_state_dict(model.state_dict())
+        return model, half_way if fallen(self.recover_acc) else model, log
 
     def recover(self, unlearned: nn.Module, evidence: Evidence) -> tuple[Tensor, list[dict[str, float]]]:
         """Learn one mask per filter on the frozen unlearned model; returns masks (U,) in [0, 1] and loss per pass.
@@ -152,10 +160,11 @@ class RNP(Score):
         model = copy.deepcopy(unlearned).train().requires_grad_(False)
         rng, first, device = evidence.rng("recover"), self._first(model), evidence.compute.torch_device
         # Skipped layers have no masks here, so nothing is propagated back that far.
-        mask = torch.ones(len(units(model)) - first, device=device, requires_grad=True)
+        masks = nn.ParameterList([torch.ones(len(units(model)) - first, device=device)])
+        mask = masks[0]
         optimizer = torch.optim.SGD([mask], lr=self.mask_lr, momentum=0.9)
         log: list[dict[str, float]] = []
-        for turn in range(self.mask_passes):
+        for turn in passes(evidence.keep, "recover", self.mask_passes, {"masks": masks}, optimizer, None, rng, log):
             loss_sum, right, seen = 0.0, 0, 0
             for x, y in self._batches(evidence, rng):
                 with evidence.compute.autocast():

@@ -124,6 +124,25 @@ def test_a_score_and_its_curve_go_on_with_the_same_bits(
     assert whole[1:] == again[1:]
 
 
+@pytest.mark.parametrize("after", [[1], [4, 3], [0, 9]])
+def test_rnp_goes_on_inside_a_score_with_the_same_bits(
+    always: None, planted: tiny.Planted, compute: Compute, tmp_path: Path, after: list[int]
+) -> None:
+    score = SCORES["rnp"].build(tiny.RNP_SETTINGS, recover_acc=0.9)
+
+    def work(keep: Keep) -> tuple[torch.Tensor, Any, dict[str, torch.Tensor] | None]:
+        evidence = Evidence(planted.data.pool[:60], 0, compute, keep=keep)
+        scores, _ = cross_fit(score, planted.model, evidence, folds=2, mode="scale", give_up=0.5)
+        return scores.values, scores.log, scores.unlearned
+
+    whole, again = work(checkpoints.NOTHING), interrupted(work, tmp_path, after)
+    assert whole[0].numpy().tobytes() == again[0].numpy().tobytes()
+    assert whole[1] == again[1]
+    assert whole[2] is not None
+    assert again[2] is not None
+    assert all(torch.equal(whole[2][key], again[2][key]) for key in whole[2])
+
+
 # --- whole commands --------------------------------------------------------------------------------------------------
 
 
