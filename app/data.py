@@ -81,6 +81,9 @@ class Study:
     values: np.ndarray
     clean: np.ndarray | None = None
     triggered: np.ndarray | None = None
+    #: Accuracy that the default threshold may cost on held-out pictures, and how many there are.
+    tolerance: float | None = None
+    samples: int = 500
 
     @property
     def title(self) -> str:
@@ -205,11 +208,13 @@ def _study_runs(name: str) -> dict[str, Run]:
 
 def _study(score: str, run: Run, seen: bool) -> Study:
     folder, stamp = str(run.folder), _stamp(run)
-    _, result = _documents(folder, stamp)
+    spec, result = _documents(folder, stamp)
     values = _arrays(folder, stamp, "scores")["values"]
     activations = _arrays(folder, stamp, "activations") if run.has("activations.safetensors") else {}
     triggered = activations.get("triggered") if seen else None
-    return Study(score, run.folder, run.id, redact(result, seen), values, activations.get("clean"), triggered)
+    tolerance, samples = spec.get("policy", {}).get("tolerance"), int(spec.get("samples", 500))
+    shown, clean = redact(result, seen), activations.get("clean")
+    return Study(score, run.folder, run.id, shown, values, clean, triggered, tolerance, samples)
 
 
 def present(study: Study, thr: float | None | str, edits: Mapping[str, str]) -> Present:

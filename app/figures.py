@@ -269,6 +269,80 @@ def _spread(ends: Mapping[Measure, float], gap: float = 0.075) -> dict[Measure, 
     return placed
 
 
+def held_out(
+    rows: Sequence[Mapping[str, Any]],
+    theme: Theme,
+    *,
+    samples: int,
+    tolerance: float | None,
+    pruned: int,
+    height: int = 200,
+) -> Chart:
+    """What the default threshold is chosen from: accuracy lost on clean pictures that the score did not see.
+
+    Args:
+        rows: ``pruned`` (rising), ``drop`` with its paired interval ``low`` and ``high``, fractions.
+        pruned: the present cut; its sentence is about the largest measured cut that is not larger.
+    """
+    x = [row["pruned"] for row in rows]
+    here = rows[max(0, int(np.searchsorted(x, pruned, side="right")) - 1)]
+    drop, low, high = (f"{100 * here[key]:.1f}" for key in ("drop", "low", "high"))
+    title = (
+        f"On {count(samples)} held-out clean pictures accuracy loses {drop} points, {low} to {high}, with "
+        f"{units(here['pruned'])} cut."
+    )
+    if pruned > x[-1]:
+        title += " Larger cuts were not tried there."
+    shapes = [_line(pruned, theme)]
+    notes = []
+    if tolerance is not None:
+        shapes.append(
+            {
+                "type": "line", "x0": 0, "x1": 1, "xref": "paper", "y0": tolerance, "y1": tolerance, "yref": "y",
+                "line": {"color": theme.soft, "width": 1, "dash": "dot"},
+            }
+        )  # fmt: skip
+        notes.append(
+            {
+                "x": 0, "xref": "paper", "xanchor": "left", "y": tolerance, "yref": "y", "yanchor": "bottom",
+                "showarrow": False, "text": f"tolerance {100 * tolerance:.1f} points",
+                "font": {"color": theme.soft, "size": 12},
+            }
+        )  # fmt: skip
+    drops = [{"acc": row["drop"], "acc_low": row["low"], "acc_high": row["high"]} for row in rows]
+    line = {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "x": x,
+        "y": _rounded([row["drop"] for row in rows]),
+        "line": {"color": theme.line["acc"], "width": 2},
+        "marker": {"size": 5, "symbol": MARKER["acc"], "color": theme.line["acc"]},
+        "customdata": [f"{100 * row['low']:.1f} to {100 * row['high']:.1f}" for row in rows],
+        "hovertemplate": "<b>%{y:.1%} lost</b>, %{customdata} points<br>%{x:,} units cut<extra></extra>",
+    }
+    upper = float(max(x[-1], 1.05 * min(pruned, 1.4 * x[-1])))
+    figure = {
+        "data": [_band(drops, x, "acc", theme), line],
+        "layout": layout(
+            theme,
+            height,
+            margin={"l": 8, "r": 44, "t": 10, "b": 8},
+            xaxis={"title": "Units cut", "range": [-0.02 * upper, upper * 1.02], "tickformat": ",d"},
+            yaxis={"title": "Accuracy lost", "tickformat": ".0%", "nticks": 5},
+            shapes=shapes,
+            annotations=notes,
+            hovermode="closest",
+        ),
+    }
+    alt = f"Held-out accuracy drop against units cut. {title}"
+    if tolerance is not None:
+        alt += f" The tolerance is {100 * tolerance:.1f} points."
+    table: Table = {"Units cut": x}
+    for key, words in (("drop", "Accuracy lost"), ("low", "from"), ("high", "to")):
+        table[words] = _rounded([row[key] for row in rows], 4)
+    return Chart(title, alt, figure, table)
+
+
 # --- what is cut, layer by layer -------------------------------------------------------------------------------------
 
 

@@ -59,6 +59,7 @@ def render() -> None:
         _grid(study, now)
     with right:
         _curve(frame, study, now)
+        _held_out(frame, study, now)
         panels.chart(figures.per_layer(study.layers, now.cut, frame.theme, height=400), "layers")
     _edits(study, now)
 
@@ -311,6 +312,19 @@ def _curve(frame: Frame, study: data.Study, now: data.Present) -> None:
     if pinned is not None and against == "units":
         words += f" Thin lines: {pinned[0]}."
     panels.note(words)
+
+
+def _held_out(frame: Frame, study: data.Study, now: data.Present) -> None:
+    rows = study.result.get("heldout")
+    if not rows:
+        return
+    of_threshold = data.present(study, now.threshold, {}).pruned
+    drawn = figures.held_out(
+        rows, frame.theme, samples=study.samples, tolerance=study.tolerance, pruned=of_threshold, height=210
+    )
+    panels.chart(drawn, "held-out")
+    aside = " Hand edits are not in it." if now.edits else ""
+    panels.note(f"This is all that the default threshold looks at. Bands are paired 95\u202f% intervals.{aside}")
 
 
 # --- hand edits ------------------------------------------------------------------------------------------------------

@@ -86,6 +86,21 @@ def test_labels_beside_the_lines_do_not_overlap() -> None:
     assert max(figures._spread({"acc": 1.0, "asr": 1.0, "ra": 1.0}).values()) <= 1.0 + 1e-9
 
 
+HELD_OUT = [{"pruned": n, "drop": d, "low": d - 0.01, "high": d + 0.01} for n, d in ((0, 0.0), (10, 0.012), (40, 0.05))]
+
+
+def test_held_out_pictures_say_what_the_default_threshold_saw() -> None:
+    drawn = figures.held_out(HELD_OUT, palette.LIGHT, samples=500, tolerance=0.035, pruned=12)
+    said = "On 500 held-out clean pictures accuracy loses 1.2 points, 0.2 to 2.2, with 10 units cut."
+    assert drawn.title == said
+    assert "3.5 points" in drawn.alt
+    assert [shape["x0"] for shape in drawn.figure["layout"]["shapes"]] == [12, 0]
+    assert drawn.table["Units cut"] == [0, 10, 40]
+    beyond = figures.held_out(HELD_OUT, palette.LIGHT, samples=500, tolerance=None, pruned=90)
+    assert "with 40 units cut. Larger cuts were not tried there." in beyond.title
+    assert len(beyond.figure["layout"]["shapes"]) == 1
+
+
 def test_bars_say_which_layer_loses_most() -> None:
     cut = np.zeros(10, bool)
     cut[[0, 4, 5, 9]] = True
