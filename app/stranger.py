@@ -29,6 +29,11 @@ def section(frame: Frame) -> None:
                 "to their size (bilinear, smoothed); grey is luminance, and transparency is dropped."
             )
             look = handed.found("picture")
+            if look is not None:
+                st.button(
+                    "Put away", key="stranger-away", icon=":material/close:", type="tertiary", on_click=handed.clear,
+                    args=("picture",),
+                )  # fmt: skip
         with right:
             if look is None:
                 panels.heading("Which class does this suspect see in a picture of yours?", lines=1)

@@ -124,3 +124,11 @@ def test_only_answers_to_the_present_picture_are_kept(asked: Asked) -> None:
     kept = [a.question["picture"] for a in at.session_state["answers"].values() if "picture" in a.question]
     assert kept == [asked[-1]["picture"]]
     assert len(asked) == 3
+    # Put away, it is gone; a picture is not lost by looking at another page.
+    at.switch_page("views/prune.py").run()
+    at.switch_page("views/open.py").run()
+    assert "answered as Bag" in words(at)
+    at.button(key="stranger-away").click().run()
+    assert not at.exception
+    assert "answered as Bag" not in words(at)
+    assert "stranger-away" not in [b.key for b in at.button]
