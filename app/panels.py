@@ -464,7 +464,13 @@ def failed(question: Mapping[str, Any], answer: ask.Answer, key: str) -> None:
     """What went wrong in one line, and a way to ask again."""
     line = answer.error or "no answer came"
     st.error(f"{line[0].upper()}{line[1:]}.", icon=":material/error:")
-    st.button("Try again", key=key, icon=":material/refresh:", on_click=forget, args=(question,))
+    st.button("Try again", key=key, icon=":material/refresh:", on_click=_again, args=(question,))
+
+
+def _again(question: Mapping[str, Any]) -> None:
+    """The worker still has its former answer: only asking makes it look anew."""
+    forget(question)
+    ask.ask(dict(question), state.session())
 
 
 def waiting(answer: ask.Answer, what: str = "") -> None:

@@ -27,6 +27,7 @@ from engine.explain import METHODS
 from engine.explain.activations import mean_outputs
 from engine.explain.attributions import attribution
 from engine.explain.feature_maps import unit_maps, unit_means
+from engine.intake import uploads
 from engine.metrics import Share, TestSet, paired_interval
 from engine.models.masking import Mode, masked
 from engine.models.neurons import units
@@ -59,6 +60,13 @@ class Check(_Question):
 
 class Pictures(Check):
     numbers: tuple[int, ...]
+
+
+class Stranger(Check):
+    """``picture`` is what :func:`engine.intake.uploads.picture` wrote. ``triggered`` False: the trigger is not used."""
+
+    picture: str
+    triggered: bool = True
 
 
 class Unit(_Question):
@@ -162,6 +170,7 @@ class Questions:
         ways: dict[str, tuple[type[Spec], Callable[[Any], Iterator[Answer]]]] = {
             "check": (Check, self._check),
             "pictures": (Pictures, self._pictures),
+            "stranger": (Stranger, self._stranger),
             "unit": (Unit, self._unit),
             "attribution": (Attribution, self._attribution),
             "activations": (Activations, self._activations),
@@ -263,6 +272,25 @@ class Questions:
                 item["p_triggered"] = _floats(p_triggered[k])
             items.append(item)
         yield _exact({"items": items})
+
+    def _stranger(self, question: Stranger) -> Iterator[Answer]:
+        """What is said of a picture of one's own, before and after a cut; the latter None if nothing is cut."""
+        yield _working("loading the suspect")
+        warm = self._open(question.suspect)
+        model, cut = warm.suspect.model, warm.cut(question.cut)
+        attack = warm.suspect.attack if question.triggered else None
+        clean = torch.from_numpy(uploads.fitted(question.picture, warm.suspect.data.shape))[None].float() / 255
+        found: dict[str, Any] = {}
+        for name, x in (("clean", clean), ("triggered", None if attack is None else attack.trigger(clean))):
+            found |= {name: None, f"p_{name}": None, f"p_{name}_cut": None}
+            if x is None:
+                continue
+            found[name] = png(x[0])
+            found[f"p_{name}"] = _floats(self._compute.logits(model, x).softmax(1)[0])
+            if cut.any():
+                with masked(model, cut, question.mode):
+                    found[f"p_{name}_cut"] = _floats(self._compute.logits(model, x).softmax(1)[0])
+        yield _exact(found)
 
     def _unit(self, question: Unit) -> Iterator[Answer]:
         yield _working("loading the suspect")

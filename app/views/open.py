@@ -7,12 +7,12 @@ from typing import Any
 
 import streamlit as st
 
-from app import handed, importing, panels, state
+from app import handed, importing, panels, state, stranger
 from engine.intake import desk
 
 
 def render() -> None:
-    panels.frame(needed=False)
+    frame = panels.frame(needed=False)
     st.title("Open a model that you do not trust")
     panels.lead(
         "Nothing named in a file is imported, called or run. A process of its own, with little memory and no way out, "
@@ -33,6 +33,8 @@ def render() -> None:
     if look is not None and look.state == "done" and look.value is not None and look.path is not None:
         importing.form(look.value, look.path)
     importing.outcome()
+    if frame is not None:
+        stranger.section(frame)
 
 
 def _choose() -> None:

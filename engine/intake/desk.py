@@ -2,8 +2,9 @@
 
 A thread writes the file down under a name of its own, a process looks at it (:mod:`engine.intake.clerk`), and only what
 was accepted moves to ``uploads/<sha256>/`` of the workspace: a checkpoint as ``checkpoint``, arrays as ``data.npz``, a
-zip of pictures as the folder ``images``, the picture of a trigger as ``trigger.png``. Of a refused file nothing stays.
-Larger files may lie in ``inbox/`` of the workspace, where they are looked at and left as they are.
+zip of pictures as the folder ``images``, the picture of a trigger as ``trigger.png``. Of a refused file nothing stays,
+nor of a picture that a suspect is asked about. Larger files may lie in ``inbox/`` of the workspace, where they are
+looked at and left as they are.
 
 :func:`hand_in` returns at once; :func:`look` says how far it is, under the ticket that the caller chose.
 """
@@ -31,7 +32,7 @@ from engine.intake.limits import Refused
 from engine.paths import workspace
 from engine.runs import jobs, process
 
-Kind = Literal["checkpoint", "data", "trigger"]
+Kind = Literal["checkpoint", "data", "trigger", "picture"]
 State = Literal["working", "done", "refused"]
 
 MAX_CHECKPOINT_BYTES = 512 * 2**20
@@ -39,6 +40,7 @@ LIMITS: dict[Kind, int] = {
     "checkpoint": MAX_CHECKPOINT_BYTES,
     "data": uploads.MAX_ARCHIVE_BYTES,
     "trigger": uploads.MAX_PICTURE_BYTES,
+    "picture": 20 * 2**20,
 }
 #: Seconds in which a checkpoint and a zip of a hundred thousand pictures are looked at, on a slow machine.
 _PATIENCE = 900
@@ -54,7 +56,7 @@ class Look:
     """How far the look at a file is: ``what`` is being done, roughly which ``share`` of it is; ``error`` is one line.
 
     ``value`` is what the clerk found, of a refused checkpoint too; of a trigger ``png`` (base64), ``width`` and
-    ``height``. ``path`` is where the accepted file lies: what an import is given.
+    ``height``, of a picture ``png``. ``path`` is where the accepted file lies: what an import is given.
     """
 
     state: State
@@ -172,6 +174,9 @@ def _looked(kind: Kind, source: BinaryIO | Path, say: Callable[..., None]) -> di
         encoded = uploads.trigger(_bytes(source, LIMITS[kind]))
         width, height = uploads.size_of(encoded)
         return {"state": "done", "value": {"png": encoded, "width": width, "height": height}}
+    if kind == "picture":
+        say(what="a process of its own decodes it", share=0.4)
+        return {"state": "done", "value": {"png": uploads.picture(_bytes(source, LIMITS[kind]))}}
     part = _new_part()
     try:
         sha256 = _copy(source, part / "upload", LIMITS[kind])

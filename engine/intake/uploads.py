@@ -7,6 +7,7 @@ each refusal is one line. Checkpoints go through :mod:`engine.intake.reader`.
 from __future__ import annotations
 
 import base64
+import binascii
 import io
 import shutil
 import tempfile
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from engine.intake import pictures
 from engine.intake.archive import Archive, Entry
@@ -28,6 +29,9 @@ MAX_DEPTH = 8
 MIN_SIDE = 8
 """That of :mod:`engine.data.own_limits`, which this module must not import: pages load no torch."""
 MAX_TRIGGER_SIDE = 1024
+MAX_SIDE = 1024
+MAX_QUESTION_BYTES = 2**20
+"""Of a picture that a suspect is asked about, as a PNG: it travels with the question."""
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _BESIDE = (".txt", ".md", ".csv", ".json", ".db", ".ini")
 
@@ -39,6 +43,47 @@ def image(data: bytes, name: str = "the upload") -> np.ndarray:
         Refused: for anything that is no still PNG, JPEG, WEBP or BMP of at most 16 million pixels.
     """
     return pictures.decode([(name, data)])[0]
+
+
+def picture(data: bytes, name: str = "the picture") -> str:
+    """A picture to ask a suspect about, written anew as a PNG in base64, as :func:`fitted` takes it.
+
+    It is scaled down to 1,024 pixels a side, or further until the PNG has at most :data:`MAX_QUESTION_BYTES`.
+
+    Raises:
+        Refused: for what :func:`image` refuses.
+    """
+    pixels = image(data, name)
+    whole = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    side = MAX_SIDE
+    while True:
+        whole.thumbnail((side, side), Image.Resampling.BILINEAR)
+        encoded = _png(np.atleast_3d(np.asarray(whole)))
+        if len(encoded) <= MAX_QUESTION_BYTES:
+            return base64.b64encode(encoded).decode()
+        side //= 2
+
+
+def fitted(encoded: str, shape: tuple[int, int, int]) -> np.ndarray:
+    """A picture that :func:`picture` gave, as pixels uint8 of ``shape`` (C, H, W), C 1 or 3.
+
+    The largest centred part of the shape's proportions is scaled with a bilinear filter that smooths on the way down,
+    as :mod:`engine.data.own` does it. Grey is luminance (ITU-R 601); a grey picture becomes three equal colours.
+
+    Raises:
+        Refused: for anything but such a picture.
+    """
+    most = 4 * -(-MAX_QUESTION_BYTES // 3)
+    if len(encoded) > most:
+        raise Refused(f"expected a picture of at most {most:,} characters in base64, got {len(encoded):,}")
+    try:
+        data = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        raise Refused("expected a picture in base64, got something else") from None
+    whole = pictures.decode_here(data, most=MAX_SIDE**2, alpha=False, formats=("PNG",))
+    channels, height, width = shape
+    whole = ImageOps.fit(whole.convert("L" if channels == 1 else "RGB"), (width, height), Image.Resampling.BILINEAR)
+    return np.asarray(whole).reshape(height, width, channels).transpose(2, 0, 1).copy()
 
 
 def trigger(data: bytes, name: str = "the trigger") -> str:

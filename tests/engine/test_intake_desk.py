@@ -113,7 +113,7 @@ def test_what_was_put_away_is_gone_unless_somebody_needs_it(home: Path, monkeypa
     assert (home / "inbox" / "model.pt").exists()
 
 
-@pytest.mark.parametrize("kind", ["checkpoint", "data", "trigger"])
+@pytest.mark.parametrize("kind", ["checkpoint", "data", "trigger", "picture"])
 def test_what_is_too_large_is_refused_in_one_line(kind: desk.Kind, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(desk.LIMITS, kind, 5)
     look = handed(f"large {kind}", kind, io.BytesIO(b"123456"))
