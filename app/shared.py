@@ -6,7 +6,9 @@ here before they draw a control that would change what belongs to everybody, and
 
 from __future__ import annotations
 
+import functools
 import os
+from pathlib import Path
 from typing import Literal
 
 import streamlit as st
@@ -56,8 +58,16 @@ def own() -> set[str]:
     return set(st.session_state.get("jobs-mine", ()))
 
 
+@functools.cache
+def _elsewhere() -> tuple[Path, ...]:
+    """Where Streamlit looks for secrets. It would look for them with every rerun, which is a tenth of one."""
+    return tuple(Path(name) for name in st.get_option("secrets.files"))
+
+
 def signed_in() -> bool:
     """Whether the pages may be shown. Where ``.streamlit/secrets.toml`` has ``[auth]``, people sign in there first."""
+    if not SECRETS.exists() and not any(path.exists() for path in _elsewhere()):
+        return True
     if not st.secrets.load_if_toml_exists():
         if SECRETS.exists():  # it may ask for people to sign in, so nobody comes in until it reads
             st.error(f"Expected {SECRETS.name} to be TOML, got something else.", icon=":material/error:")

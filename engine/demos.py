@@ -6,6 +6,7 @@ run folder of the ``sweep`` command. This module needs no torch.
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
@@ -18,7 +19,15 @@ PREFIX = "demo:"
 
 
 def names() -> list[str]:
-    return sorted(p.parent.name for p in DEMOS.glob("*/manifest.json"))
+    try:
+        return _names(DEMOS, DEMOS.stat().st_mtime_ns)
+    except OSError:
+        return []
+
+
+@functools.lru_cache(maxsize=4)
+def _names(folder: Path, stamp: int) -> list[str]:  # noqa: ARG001 (a demo that comes or goes changes it)
+    return sorted(p.parent.name for p in folder.glob("*/manifest.json"))
 
 
 def locate(suspect: str) -> Path:
