@@ -1,10 +1,9 @@
 """The warm worker: ``python -m engine.runs.ask_server``, started by the first question (:mod:`engine.runs.ask`).
 
 A thread takes questions and tells how they stand, the main thread works on them. An answer is computed by a
-generator that stops at short intervals, and with every stop the turn goes to the session that has waited longest, of
-those without an estimate if there are any: one long check holds nobody up, and giving a question up is to leave its
-generator alone. Nothing survives the
-process, which goes when nobody has asked for ten minutes.
+generator that stops at short intervals, and then another one may have its turn: one long check holds nobody up, and
+giving a question up is to leave its generator alone. Nothing survives the process, which goes when nobody has asked for
+ten minutes.
 """
 
 from __future__ import annotations
@@ -32,6 +31,10 @@ from engine.runs.store import write_atomic
 IDLE = 600.0
 _LONGEST = 4 << 20
 _REMEMBERED = 256
+#: After a step towards better figures, first figures have so many times as long for themselves.
+_SHARE = 5.0
+#: Turns that a question has one after the other: the first figures of a check take so many.
+_AT_ONCE = 6
 
 Key = tuple[str, str]
 #: Answers a question step by step: each step tells the state so far, the last one is final.
@@ -42,6 +45,7 @@ Handler = Callable[[dict[str, Any]], Iterator[Answer]]
 class _Task:
     answer: Answer
     served: int = 0
+    turns: int = 0
     steps: Iterator[Answer] | None = None
     asked: float = field(default_factory=time.monotonic)
 
@@ -55,6 +59,8 @@ class Desk:
         self._sessions: dict[str, int] = {}
         self._changed = threading.Condition()
         self._last_asked = time.monotonic()
+        #: Until then those who have figures wait for those who have none.
+        self._refined = 0.0
         self.closed = False
 
     def ask(self, session: str, question: dict[str, Any]) -> bool:
@@ -81,8 +87,12 @@ class Desk:
     def work(self, handler: Handler, idle: float = IDLE) -> None:
         """Answer questions until the desk is closed or nobody has asked for ``idle`` seconds."""
         while (task := self._next(idle)) is not None:
+            began = time.monotonic()
             answer = _step(task, handler)
             with self._changed:
+                if task.answer.value is not None:
+                    now = time.monotonic()
+                    self._refined = now + _SHARE * (now - began)
                 task.answer = answer
 
     def _next(self, idle: float) -> _Task | None:
@@ -90,17 +100,9 @@ class Desk:
             while not self.closed:
                 waiting = [(key, task) for key, task in self._tasks.items() if not task.answer.final]
                 if waiting:
-                    turn = next(self._turn)
-                    # Whoever has no figures yet comes first, so that they are soon there even for a whole class; but
-                    # each fourth turn is anybody's, or exact answers would wait while there are new questions.
-                    new_first = turn % 4 != 0
-
-                    def order(item: tuple[Key, _Task], new_first: bool = new_first) -> tuple[bool, int, int]:
-                        (session, _), task = item
-                        return new_first and task.answer.value is not None, self._sessions.get(session, 0), task.served
-
-                    key, task = min(waiting, key=order)
-                    self._sessions[key[0]] = task.served = turn
+                    key, task = self._whose(waiting)
+                    self._sessions[key[0]] = task.served = next(self._turn)
+                    task.turns += 1
                     return task
                 left = self._last_asked + idle - time.monotonic()
                 if left <= 0:
@@ -108,6 +110,20 @@ class Desk:
                 else:
                     self._changed.wait(left)
             return None
+
+    def _whose(self, waiting: list[tuple[Key, _Task]]) -> tuple[Key, _Task]:
+        """Whose turn it is. Who has no figures yet comes first, and what was begun goes on for a few turns, so that a
+        whole class has some soon; better figures, in turn, get a part of the time meanwhile."""
+
+        def order(item: tuple[Key, _Task]) -> tuple[bool, int, float]:
+            (session, _), task = item
+            return not 0 < task.turns < _AT_ONCE, self._sessions.get(session, 0), task.asked
+
+        new = [item for item in waiting if item[1].answer.value is None]
+        better = [item for item in waiting if item[1].answer.value is not None]
+        if new and (not better or time.monotonic() < self._refined):
+            return min(new, key=order)
+        return min(better, key=lambda item: (self._sessions.get(item[0][0], 0), item[1].served))
 
     def _forget(self) -> None:
         ended = sorted((task.asked, key) for key, task in self._tasks.items() if task.answer.final)
