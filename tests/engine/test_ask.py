@@ -245,7 +245,6 @@ def test_a_glance_comes_before_the_estimate(
     planted: Planted, compute: Compute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(questions, "GLANCE", 25)
-    monkeypatch.setattr(questions, "GLANCE", 100)
     monkeypatch.setattr(questions, "FIRST", 100)
     asker = Questions(lambda name, _compute: suspect_like(planted, name), compute)
     found = states(asker, kind="check", cut=[planted.unit], mode="scale")
