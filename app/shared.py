@@ -59,16 +59,25 @@ def own() -> set[str]:
 
 
 @functools.cache
-def _elsewhere() -> tuple[Path, ...]:
-    """Where Streamlit looks for secrets. It would look for them with every rerun, which is a tenth of one."""
-    return tuple(Path(name) for name in st.get_option("secrets.files"))
+def _places() -> tuple[Path, ...]:
+    return (SECRETS, *(Path(name) for name in st.get_option("secrets.files")))
+
+
+_found: tuple[object, tuple[bool, ...], bool] | None = None
+
+
+def _has_secrets() -> bool:
+    """Whether Streamlit has secrets; where there are none it would search with every rerun, a tenth of its time."""
+    global _found
+    files = tuple(path.exists() for path in _places())
+    if _found is None or _found[0] is not st.secrets or _found[1] != files:
+        _found = (st.secrets, files, st.secrets.load_if_toml_exists())
+    return _found[2]
 
 
 def signed_in() -> bool:
     """Whether the pages may be shown. Where ``.streamlit/secrets.toml`` has ``[auth]``, people sign in there first."""
-    if not SECRETS.exists() and not any(path.exists() for path in _elsewhere()):
-        return True
-    if not st.secrets.load_if_toml_exists():
+    if not _has_secrets():
         if SECRETS.exists():  # it may ask for people to sign in, so nobody comes in until it reads
             st.error(f"Expected {SECRETS.name} to be TOML, got something else.", icon=":material/error:")
         return not SECRETS.exists()
