@@ -387,6 +387,11 @@ def note(folder: Path, new: bool = False) -> None:
             reindex()
         elif (entry := describe(folder)) is not None:
             queue.put(entry, new)
+            # Somebody may have changed the folder, and noted it, between the look and the writing.
+            for _ in range(3):
+                if new or (now := describe(folder)) is None or now.state == entry.state:
+                    break
+                queue.put(entry := now, new)
         elif not new:
             queue.remove(folder.name)
 
