@@ -188,10 +188,10 @@ class Supervisor:
         elif last not in ("done", "failed", "paused", "cancelled"):
             if (folder / CANCEL).exists():
                 journal.state("cancelled")
+            elif last == "queued" and said["t"] > since:
+                pass  # it was taken up again before its last worker's end was seen
             elif code == PAUSED:
                 journal.state("paused", FULL)
-            elif last == "queued" and said["t"] > since:
-                pass  # it was taken up again before its last worker had quite ended
             elif last == "interrupted" and code is None:
                 pass  # known already, only the index is behind
             elif code is None or code < 0 or code > 128 or code == OTHER:

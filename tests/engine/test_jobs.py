@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from engine.paths import ROOT
-from engine.runs import files, jobs, process, queue, supervisor
+from engine.runs import files, jobs, process, queue, supervisor, worker
 from engine.runs.jobs import Journal, cancel, delete, events, reindex, resume, status, submit
 from tests.engine import standin
 
@@ -370,6 +370,18 @@ def test_a_paused_job_is_taken_up_again_also_while_its_worker_is_about_to_go(eng
     assert wait(job, "done", "failed").attempt == 2
     states = [line["state"] for line in events(job.folder)[0] if "state" in line]
     assert states == ["queued", "running", "paused", "queued", "running", "done"]
+
+
+def test_a_job_resumed_before_its_end_was_seen_stays_queued(quiet: Path) -> None:
+    job = submit(["ok"], label="")
+    since = time.time()
+    for state in ("running", "paused"):
+        Journal(job.folder).state(state)
+    time.sleep(0.01)
+    resume(job.id)
+    supervisor.Supervisor()._settle(job.id, worker.PAUSED, since)
+    assert status(job.id).state == "queued"
+    assert [entry.state for entry in jobs.entries()] == ["queued"]
 
 
 # --- journals and odd folders ----------------------------------------------------------------------------------------
