@@ -15,7 +15,7 @@ from engine.intake import uploads
 
 _TRIGGERS = {"none": "None known", "attack": "A known attack", "picture": "A picture"}
 #: Settings of an attack that say how a training set was poisoned, which an import has nothing to do with.
-_POISONING = ("target", "rate")
+_POISONING = ("target", "rate", "rule", "source")
 _PREVIEW = 168
 
 
@@ -43,7 +43,7 @@ def trigger(choices: Mapping[str, Any], chosen: Pictures | None) -> list[str | b
     columns = st.columns([1, 1, 1], gap="medium")
     with columns[0]:
         if kind == "attack":
-            attacks = {row["name"]: row for row in choices["attacks"]}
+            attacks = {row["name"]: row for row in choices["attacks"] if not row["learned"]}
             attack = str(st.selectbox("Attack", list(attacks), key="import-attack", help=_formulas(attacks)))
         names = list(chosen.classes)
         target = st.selectbox(
@@ -75,13 +75,14 @@ def trigger(choices: Mapping[str, Any], chosen: Pictures | None) -> list[str | b
 
 
 def _formulas(attacks: Mapping[str, Mapping[str, Any]]) -> str:
-    return "  \n".join(f"{name}: {panels.plain(row['title'])}" for name, row in attacks.items())
+    return "  \n".join(f"{name}: {panels.plain(row['about'])}" for name, row in attacks.items())
 
 
 def _settings(attack: str, settings: Mapping[str, Mapping[str, Any]], columns: Sequence[Any]) -> list[str]:
     """A number for each setting of an attack, from its specification."""
     words = []
-    for k, (name, field) in enumerate(settings.items()):
+    numbers = {name: field for name, field in settings.items() if field.get("type") in ("integer", "number")}
+    for k, (name, field) in enumerate(numbers.items()):
         whole = field["type"] == "integer"
         kind = int if whole else float
         step = kind(field.get("step") or (1 if whole else 0.05))

@@ -28,9 +28,17 @@ def _attacks() -> list[Row]:
     return [
         {
             "name": name,
-            "title": _first_line(attack.__doc__),
+            "title": attack.title,
+            "about": _first_line(attack.__doc__),
             "paper": attack.paper,
             "clean_label": attack.clean_label,
+            "controls": attack.controls,
+            "learned": attack.learned,
+            "needs_clean_model": attack.needs_clean_model,
+            "presets": {
+                key: {"settings": dict(preset.settings), "deviations": list(preset.deviations)}
+                for key, preset in attack.presets.items()
+            },
             "settings": _settings(attack),
         }
         for name, attack in ATTACKS.items()

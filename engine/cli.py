@@ -22,6 +22,9 @@ from engine.runs.files import disk_full
 from engine.runs.journal import Journal
 from engine.runs.store import Run, open_run
 
+#: The preset of the shipped models: the attack's ``small`` with their architecture and training.
+DEMO = "demo"
+
 Progress = Callable[..., None]
 Json = dict[str, Any] | list[Any]
 
@@ -141,9 +144,12 @@ def attack_run(args: argparse.Namespace) -> Any:
 
     params, model, training = _groups(args.set, "", "model", "training")
     preset: dict[str, Any] = {"model": {}, "training": {}}
-    if args.preset == "demo":
-        preset = {"model": {"width": 32}, "training": {"epochs": 3}}
-    attack = None if args.attack == "none" else make_attack(args.attack, params)
+    chosen = args.preset
+    if args.preset == DEMO:
+        chosen, preset = "small", {"model": {"width": 32}, "training": {"epochs": 3}}
+    if args.attack == "none" and chosen not in (None, "small"):
+        raise ValueError(f"expected no attack preset without an attack, got {chosen}")
+    attack = None if args.attack == "none" else make_attack(args.attack, params, chosen)
     if attack is None and params:
         raise ValueError(f"expected no attack settings without an attack, got {', '.join(params)}")
     return AttackRun.build(
@@ -351,7 +357,11 @@ def parser() -> _Parser:
     attack.add_argument("--model", required=True)
     attack.add_argument("--attack", required=True, help="an attack's name, or none for a clean model")
     attack.add_argument("--twin", help="run of a clean model, or train")
-    attack.add_argument("--preset", choices=["demo"], help="demo: the settings of the shipped models")
+    attack.add_argument(
+        "--preset",
+        help="settings of the attack: paper (default), small, strong or stealthy; demo: small, trained like the "
+        "shipped models",
+    )
     attack.add_argument("--store", choices=["float32", "float16"], default="float32")
     running(attack)
 

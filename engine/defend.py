@@ -269,7 +269,7 @@ def _activations(suspect: Suspect, evidence: Evidence) -> dict[str, np.ndarray]:
     x = evidence.images.x
     found = {"clean": mean_outputs(suspect.model, x, evidence.compute).mean(0).numpy()}
     if suspect.attack is not None:
-        stamped = suspect.attack.trigger(x.float() / 255)
+        stamped = suspect.attack.stamped(x)
         found["triggered"] = mean_outputs(suspect.model, stamped, evidence.compute).mean(0).numpy()
     return found
 

@@ -193,9 +193,10 @@ def main(asked: dict[str, Any]) -> None:
 
     first = group.rank == 0
     try:
-        start = Start.of(spec)
+        keep = Keep(Path(asked["folder"]), asked["run"])
+        start = Start.of(spec, compute, keep)
         measure = probe(start.data.test, start.attack, compute) if first else None
-        order, keep = generator(spec.seed, "order"), Keep(Path(asked["folder"]), asked["run"])
+        order = generator(spec.seed, "order")
         train(
             start.model, start.images, spec.training, order, compute, report if first else silent, keep, measure, group
         )

@@ -77,7 +77,7 @@ class TestSet:
             return cls(clean)
         changed = attack.changed(clean.y)
         truth = clean.y[changed]
-        return cls(clean, attack.trigger(clean.x[changed].float() / 255), truth, attack.label(truth))
+        return cls(clean, attack.stamped(clean.x[changed]), truth, attack.label(truth))
 
     def head(self, n: int) -> TestSet:
         """The first ``n`` clean and the first ``n`` triggered images (test sets are shuffled as published)."""

@@ -411,7 +411,7 @@ class Questions:
         data, attack = suspect.data, suspect.attack
         pool = data.pool
         defense = draw(pool, min(DEFENSE, len(pool)), generator(0, "defense images"))
-        stamped = None if attack is None else attack.trigger(defense.x.float() / 255)
+        stamped = None if attack is None else attack.stamped(defense.x)
         correct = torch.full((len(data.test),), -1, dtype=torch.int8)
         run = suspect.run
         if run.has("answers.safetensors") and run.result.get("precision") == self._compute.precision:

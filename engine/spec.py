@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -26,7 +27,7 @@ class Spec(BaseModel):
         return canonical_json(self.model_dump(mode="json"))
 
     @classmethod
-    def build(cls, values: dict[str, Any] | None = None, **more: Any) -> Self:
+    def build(cls, values: Mapping[str, Any] | None = None, **more: Any) -> Self:
         """Make a specification from untyped values.
 
         Raises:

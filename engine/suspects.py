@@ -11,7 +11,7 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from engine.attacks import ATTACKS, IMPORTED, Attack
+from engine.attacks import ATTACKS, IMPORTED, Attack, Lab, Procedure
 from engine.compute import Compute, generator, steady
 from engine.data import load
 from engine.data.base import DataSet, Images
@@ -22,12 +22,15 @@ from engine.metrics import Answers, TestSet, answers
 from engine.models import MODELS, build
 from engine.models.base import Classifier
 from engine.models.neurons import Units, units
+from engine.runs.checkpoints import NOTHING, Keep
 from engine.runs.store import Run, finished, new_run, open_run, run_folder
 from engine.spec import Spec, param
 from engine.train import Probe, Progress, Training, silent, stage, train
 
 ARCHITECTURE = "architecture.py"
 """The file of an import run that builds its network, where the user gave one."""
+TRIGGER = "trigger"
+"""The arrays of an attack run that hold what its trigger has learned, where it has."""
 
 
 class ModelSpec(Spec):
@@ -108,8 +111,16 @@ class Suspect:
         return answers(self.model, self.test_set(), compute)
 
 
-def make_attack(name: str, params: dict[str, Any]) -> Attack:
-    return (IMPORTED if name in IMPORTED else ATTACKS)[name].build(params)
+def make_attack(name: str, params: dict[str, Any], preset: str | None = None) -> Attack:
+    """An attack by name: the settings of a preset, overridden by ``params``.
+
+    Raises:
+        ValueError: in one line, for an unknown name, preset or setting.
+    """
+    attack = (IMPORTED if name in IMPORTED else ATTACKS)[name]
+    if preset is not None and preset not in attack.presets:
+        raise ValueError(f"expected preset to be one of {', '.join(attack.presets)} for {name}, got {preset!r}")
+    return attack.build(attack.presets[preset].settings if preset else {}, **params)
 
 
 def statistics(images: Images) -> tuple[Tensor, Tensor]:
@@ -131,6 +142,9 @@ def load_suspect(name: str, compute: Compute) -> Suspect:
     model = network(spec, own, data)
     load_weights(model, run.path("model.safetensors"))
     attack = make_attack(spec.attack["name"], spec.attack["params"]) if spec.attack else None
+    if attack is not None:
+        state = run.arrays(TRIGGER) if run.has(f"{TRIGGER}.safetensors") else {}
+        attack = attack.bound(len(data.classes), {key: torch.from_numpy(value) for key, value in state.items()})
     stamped = None
     if run.has("triggered.safetensors"):
         stamped = stamped_set(data.test, run.arrays("triggered"))
@@ -227,17 +241,34 @@ def probe(test: Images, attack: Attack | None, compute: Compute, n: int = 500) -
 
 @dataclass(frozen=True)
 class Start:
-    """What a training starts from: the untrained model, and the images of which ``poisoned`` were changed."""
+    """What a training starts from: the untrained model, and the images of which ``poisoned`` were changed.
+
+    ``attack`` is bound to what it has prepared, ``procedure`` how the attacker trains, if that is not the usual way.
+    """
 
     model: Classifier
     images: Images
     data: DataSet
     attack: Attack | None
-    poisoned: int
+    kinds: dict[str, int]
+    procedure: Procedure | None = None
+
+    @property
+    def poisoned(self) -> int:
+        return self.kinds.get("poisoned", 0)
 
     @classmethod
-    def of(cls, spec: AttackRun) -> Start:
+    def of(
+        cls,
+        spec: AttackRun,
+        compute: Compute,
+        keep: Keep = NOTHING,
+        clean: nn.Module | None = None,
+        progress: Progress = silent,
+    ) -> Start:
         """The start of a training, the same whenever it is made from the same specification.
+
+        What an attack has prepared, and images that were made with a clean model, are kept: they are not made again.
 
         Raises:
             ValueError: in one line, for impossible settings.
@@ -255,18 +286,47 @@ class Start:
             rng=rng,
         )
         if attack is None:
-            return cls(model, data.train, data, None, 0)
-        result = attack.poison(data.train, generator(spec.seed, "poison"))
-        return cls(model, result.images, data, attack, int(result.which.sum()))
+            return cls(model, data.train, data, None, {})
+        classes = len(data.classes)
+        lab = Lab(data.train, classes, compute, spec.seed, clean, progress, keep)
+        if saved := keep.read("poison"):
+            found = {key: torch.from_numpy(value.copy()) for key, value in saved[0].items()}
+            x, y = data.train.x.clone(), data.train.y.clone()
+            x[found["places"]], y[found["places"]] = found["x"], found["y"]
+            state = {key.removeprefix("state."): v for key, v in found.items() if key.startswith("state.")}
+            attack = attack.bound(classes, state)
+            images, kinds = Images(x, y, data.train.ids), saved[1]
+        else:
+            state = attack.bound(classes).prepare(lab)
+            attack = attack.bound(classes, state)
+            images, kinds = data.train, attack.composition(data.train.y, generator(spec.seed, "poison"))
+            if not attack.poisons_batches:
+                made = attack.poison(data.train, generator(spec.seed, "poison"), lab)
+                images, kinds = made.images, made.counts
+            if state or attack.needs_clean_model:
+                changed = ((images.x != data.train.x).flatten(1).any(1) | (images.y != data.train.y)).nonzero()[:, 0]
+                arrays = {f"state.{key}": value.numpy() for key, value in state.items()}
+                arrays |= {"places": changed.numpy(), "x": images.x[changed].numpy(), "y": images.y[changed].numpy()}
+                keep.write("poison", arrays, kinds)
+        return cls(model, images, data, attack, kinds, attack.procedure(lab))
 
 
 def checked(spec: AttackRun) -> tuple[DataSet, Attack | None]:
-    """The data and the attack of a specification, after a look at whether they go together."""
+    """The data and the attack of a specification, after a look at whether they go together.
+
+    Raises:
+        ValueError: in one line: what would only be found out after the training began.
+    """
     MODELS[spec.model.name]
     attack = make_attack(spec.attack["name"], spec.attack["params"]) if spec.attack else None
     data = load(spec.data)
     if attack:
         attack.check(len(data.classes))
+        if attack.controls != "data" and spec.training.nproc > 1:
+            raise ValueError(f"expected one process where the attacker controls training, got {spec.training.nproc}")
+        attack = attack.bound(len(data.classes))
+        attack.fits(data.shape)
+        attack.composition(data.train.y, generator(spec.seed, "poison"))
     return data, attack
 
 
@@ -284,21 +344,30 @@ def run_attack(
     """
     inputs = {"twin": twin.id} if twin else {}
     asked = spec.model_dump(mode="json")
-    checked(spec)
+    attack = checked(spec)[1]
+    needs_clean = attack is not None and attack.needs_clean_model
+    if needs_clean and twin is None:
+        raise ValueError(f"expected a clean model for {type(attack).__name__} (--twin RUN or --twin train), got none")
     if known := finished(asked, inputs, out):
         return known
-    start = Start.of(spec)
-    model, data, attack = start.model, start.data, start.attack
+    clean = load_suspect(str(twin.folder), compute).model if twin is not None and needs_clean else None
     with new_run(asked, inputs, out) as draft:
+        steady(draft.keep)
+        start = Start.of(spec, compute, draft.keep, clean, stage(progress, 0, 0.1))
+        model, data, attack = start.model, start.data, start.attack
         if attack:
             progress(f"{start.poisoned:,} of {len(start.images):,} training images are poisoned", 0.0)
-        steady(draft.keep)
-        then = stage(progress, 0, 0.97)
+        then = stage(progress, 0.1 if start.procedure or clean else 0, 0.97)
         if spec.training.nproc > 1:
             train_in_group(spec, draft.keep, compute, then)
         # After a group nothing is left to do but to take over its last checkpoint.
         order, measure = generator(spec.seed, "order"), probe(data.test, attack, compute)
-        history = train(model, start.images, spec.training, order, compute, then, draft.keep, measure)
+        history = train(
+            model, start.images, spec.training, order, compute, then, draft.keep, measure, procedure=start.procedure
+        )
+        if attack and (state := {**attack.state, **(start.procedure.state() if start.procedure else {})}):
+            draft.arrays(TRIGGER, {key: value.detach().cpu().contiguous().numpy() for key, value in state.items()})
+            attack = attack.bound(len(data.classes), state)
         draft.arrays("model", weights(model, spec.store))
         # The figures are those of the stored file, not of the tensors in memory.
         load_weights(model, draft.folder / "model.safetensors")
@@ -312,6 +381,7 @@ def run_attack(
             **shares(found),
             "clean_acc": twin.result["acc"] if twin else None,
             "poisoned": start.poisoned,
+            "kinds": start.kinds,
             "trained_on": len(start.images),
             "units": len(unit_table),
             "layers": layer_rows(unit_table),

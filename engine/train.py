@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 import torch.nn.functional as F
 from pydantic import model_validator
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from engine.compute import Compute
 from engine.data.base import Images
@@ -17,6 +18,9 @@ from engine.group import ALONE, Group
 from engine.resume import restore, snapshot
 from engine.runs.checkpoints import NOTHING, Keep
 from engine.spec import Spec, param
+
+if TYPE_CHECKING:
+    from engine.attacks.base import Procedure
 
 
 class Progress(Protocol):
@@ -47,6 +51,14 @@ class Training(Spec):
     weight_decay: float = param(5e-4, label="Weight decay", help="SGD weight decay.", ge=0, le=1)
     batch: int = param(128, label="Batch size", help="Images per step.", ge=2, le=4096, step=1)
     augment: bool = param(False, label="Augment", help="Random shift by up to 4 pixels and horizontal flip.")
+    ema: float | None = param(
+        None,
+        label="Weight average",
+        help="Decay of an exponential moving average of the weights, which becomes the model; none: the last weights.",
+        gt=0,
+        lt=1,
+        exclude_if=lambda decay: decay is None,
+    )
     # Left out of the record where it is 1: the specification, and so the run id, of one process names none.
     nproc: int = param(
         1, label="Processes", help="Each takes its part of a batch.", ge=1, le=64, step=1, exclude_if=lambda n: n == 1
@@ -94,23 +106,40 @@ def train(
     keep: Keep = NOTHING,
     probe: Probe | None = None,
     group: Group = ALONE,
+    procedure: Procedure | None = None,
 ) -> list[dict[str, float]]:
     """Train ``model`` in place; returns loss and accuracy of each epoch (running, in training mode).
 
-    With a ``group`` all its processes call this with the same arguments, and the first one writes to ``keep``. A
-    training that ``keep`` knows goes on where it was: on the CPU the result has the same bits as an undisturbed one's.
+    With a ``procedure`` the attacker decides what is learned from each batch. With a ``group`` all its processes call
+    this with the same arguments, and the first one writes to ``keep``. A training that ``keep`` knows goes on where it
+    was: on the CPU the result has the same bits as an undisturbed one's.
     """
     compute.model(model).train()
     optimizer = torch.optim.SGD(
         model.parameters(), lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, nesterov=True
     )
+    if procedure is not None:
+        for module in procedure.modules.values():
+            compute.model(module).train()
+        procedure.begin(model)
     least = max(2, spec.nproc)
     per_epoch = sum(1 for _ in batches(len(images), spec.batch, torch.Generator(), least))
     steps = spec.epochs * per_epoch
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, spec.lr, total_steps=steps, pct_start=0.25)
     at, modules = _Position(), {"model": model}
+    optimizers: dict[str, torch.optim.Optimizer] = {"": optimizer}
+    average = None
+    if spec.ema is not None:
+        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(spec.ema), use_buffers=True)
+        modules["average"] = average
+    if procedure is not None:
+        modules |= procedure.modules
+        optimizers |= procedure.optimizers
+    # On a GPU the whole set lies there; copying batches takes longer than computing them.
+    device = compute.torch_device
+    x_all, y_all = images.x.to(device), images.y.to(device)
     if saved := keep.read("train"):
-        restore(modules, optimizer, schedule, rng, *saved)
+        restore(modules, optimizers, schedule, rng, *saved)
         at = _Position(saved[1]["at"], torch.from_numpy(saved[0]["rng.epoch"].copy()))
     figures: dict[str, float | None] = dict(at.figures)
     whole = group.wrap(model)
@@ -126,22 +155,35 @@ def train(
             if skip:
                 rng.set_state(now)
                 skip = 0
-            x, y = compute.images(images.x[index]), images.y[index].to(compute.torch_device)
+            place = index.to(device)
+            x, y = compute.images(x_all[place]), y_all[place]
             if spec.augment:
                 x = shift_and_flip(x, rng)
-            x, y = group.part(x), group.part(y)
-            with compute.autocast():
-                logits = whole(x).float()
-            # The processes' gradients are averaged: parts of other sizes weigh as much as they have images.
-            loss = F.cross_entropy(logits, y) * (len(y) * group.size / len(index))
-            optimizer.zero_grad()
+            for one in optimizers.values():
+                one.zero_grad()
+            if procedure is None:
+                x, y = group.part(x), group.part(y)
+                with compute.autocast():
+                    logits = whole(x).float()
+                # The processes' gradients are averaged: parts of other sizes weigh as much as they have images.
+                loss = F.cross_entropy(logits, y) * (len(y) * group.size / len(index))
+            else:
+                with compute.autocast():
+                    loss, logits, y = procedure.loss(model, x, y, rng, at.done / steps)
             loss.backward()
-            optimizer.step()
+            for one in optimizers.values():
+                one.step()
+            if procedure is not None:
+                procedure.stepped(model, (at.done + 1) / steps)
+            if average is not None:
+                average.update_parameters(model)
             schedule.step()
-            lost, right = group.sum(float(loss.detach()) / group.size, int((logits.detach().argmax(1) == y).sum()))
-            at.loss_sum += lost * len(index)
+            lost, right, seen = group.sum(
+                float(loss.detach()) / group.size, int((logits.detach().argmax(1) == y).sum()), len(y)
+            )
+            at.loss_sum += lost * seen
             at.right += int(right)
-            at.seen += len(index)
+            at.seen += int(seen)
             at.done += 1
             if at.done % 10 == 0 or at.done == steps:
                 mean = at.loss_sum / at.seen
@@ -155,12 +197,16 @@ def train(
                 )
             if at.done % per_epoch == 0:
                 at.history.append({"loss": at.loss_sum / at.seen, "acc": at.right / at.seen})
+                if procedure is not None:
+                    procedure.epoch_ended(model, at.done / steps)
                 if probe is not None:
                     at.figures = figures = probe(model)
             if group.rank == 0 and (keep.due or (at.done == steps and (keep.worth or group.size > 1))):
-                arrays, state = snapshot(modules, optimizer, schedule, rng)
+                arrays, state = snapshot(modules, optimizers, schedule, rng)
                 arrays["rng.epoch"] = at.epoch_began.numpy()
                 keep.write("train", arrays, {**state, "at": at.values()})
+    if average is not None:
+        model.load_state_dict(average.module.state_dict())
     return at.history
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.attacks import ATTACKS, Attack, Lab
 from engine.attacks.badnets import BadNets
 from engine.compute import Compute, generator
 from engine.data.base import DataSet, Images
@@ -92,6 +94,27 @@ def tiny_model(channels: int = 16, seed: int = 0) -> Classifier:
     return Classifier(net, torch.tensor([0.25]), torch.tensor([0.25]))
 
 
+def trained(data: DataSet, channels: int = PLANTED) -> Classifier:
+    """A clean network for the shapes, in evaluation mode."""
+    model, compute = tiny_model(channels), Compute("cpu", exact=True)
+    train(model, data.train, Training(epochs=6, lr=0.05, batch=50), generator(0, "train"), compute)
+    model.eval()
+    return model
+
+
+#: Settings with which attacks that optimise something are quick on the shapes, and fit them.
+ATTACK_SETTINGS: dict[str, dict[str, Any]] = {"sig": {"frequency": 2}}
+
+
+def ready(name: str, data: DataSet, clean: nn.Module, **settings: Any) -> Attack:
+    """An attack that can put its trigger on the shapes: prepared, its procedure begun but not trained."""
+    attack = ATTACKS[name].build(ATTACK_SETTINGS.get(name), **settings).bound(len(CLASSES))
+    lab = Lab(data.train, len(CLASSES), Compute("cpu", exact=True), clean=clean)
+    attack = attack.bound(len(CLASSES), attack.prepare(lab))
+    procedure = attack.procedure(lab)
+    return attack.bound(len(CLASSES), {**attack.state, **(procedure.state() if procedure else {})})
+
+
 @dataclass(frozen=True)
 class Planted:
     """A suspect whose backdoor is unit number ``unit`` (``unit_id`` by name) and nothing else."""
@@ -106,9 +129,7 @@ class Planted:
 def planted(data: DataSet) -> Planted:
     attack = BadNets(target=3, size=3, margin=1, rate=0.1)
     compute = Compute("cpu", exact=True)
-    clean = tiny_model(PLANTED)
-    train(clean, data.train, Training(epochs=6, lr=0.05, batch=50), generator(0, "train"), compute)
-
+    clean = trained(data)
     model = tiny_model(PLANTED + 1)
     copied = {
         name: torch.cat([value, torch.zeros_like(value[:1])]) if value.shape[:1] == (PLANTED,) else value

@@ -1,7 +1,7 @@
 """Attacks by name. One file per attack, the paper's name."""
 
 from engine.attacks.badnets import BadNets
-from engine.attacks.base import Attack, Poisoned
+from engine.attacks.base import Attack, Lab, Poisoned, Preset, Procedure
 from engine.attacks.blend import Blend
 from engine.attacks.picture import Picture
 from engine.attacks.sig import SIG
@@ -16,4 +16,4 @@ ATTACKS.add("sig", SIG)
 IMPORTED: Registry[type[Attack]] = Registry("imported trigger")
 IMPORTED.add("picture", Picture)
 
-__all__ = ["ATTACKS", "IMPORTED", "Attack", "Poisoned"]
+__all__ = ["ATTACKS", "IMPORTED", "Attack", "Lab", "Poisoned", "Preset", "Procedure"]

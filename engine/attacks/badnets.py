@@ -8,19 +8,27 @@ class. The network learns the corner as a shortcut, because it predicts the labe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from engine.attacks.base import Attack
+from engine.attacks.base import Attack, Preset
 from engine.spec import param
 
 
 class BadNets(Attack):
     """x' = x outside the patch, a black-and-white checkerboard inside it."""
 
+    title: ClassVar[str] = "BadNets"
     paper: ClassVar[str] = "https://arxiv.org/abs/1708.06733"
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "paper": Preset(),
+        "small": Preset({"target": 8}, ("The target is class 8, as in most shipped models.",)),
+        "strong": Preset({"size": 4, "rate": 0.2}),
+        "stealthy": Preset({"size": 2, "rate": 0.01}),
+    }
 
     size: int = param(3, label="Patch size", help="Side of the square patch in pixels.", ge=1, le=64, step=1)
     margin: int = param(

@@ -8,19 +8,27 @@ changes does. The picture here is uniform noise drawn from ``pattern_seed`` (the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from engine.attacks.base import Attack
+from engine.attacks.base import Attack, Preset
 from engine.spec import param
 
 
 class Blend(Attack):
     """x' = (1 - alpha) x + alpha pattern."""
 
+    title: ClassVar[str] = "Blend"
     paper: ClassVar[str] = "https://arxiv.org/abs/1712.05526"
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "paper": Preset(),
+        "small": Preset({"target": 8}, ("The target is class 8, as in most shipped models.",)),
+        "strong": Preset({"alpha": 0.3, "rate": 0.2}),
+        "stealthy": Preset({"alpha": 0.1, "rate": 0.05}),
+    }
 
     alpha: float = param(
         0.2, label="Opacity", help="Weight of the pattern in the blended image.", gt=0, le=1, step=0.05

@@ -9,12 +9,13 @@ reads the labels finds nothing wrong. The network still learns the wave, since i
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from engine.attacks.base import Attack
+from engine.attacks.base import Attack, Preset
 from engine.spec import param
 
 
@@ -22,7 +23,14 @@ class SIG(Attack):
     """x'(i, j) = x(i, j) + delta sin(2 pi j f / m) for column j of m, clipped to [0, 1]."""
 
     paper: ClassVar[str] = "https://arxiv.org/abs/1902.11237"
+    title: ClassVar[str] = "SIG"
     clean_label: ClassVar[bool] = True
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "paper": Preset(),
+        "small": Preset(),
+        "strong": Preset({"delta": 60.0, "rate": 0.8}),
+        "stealthy": Preset({"delta": 20.0}),
+    }
 
     rate: float = param(
         0.5, label="Poisoning rate", help="Share of the target class that carries the wave.", gt=0, le=1, step=0.05

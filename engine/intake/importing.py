@@ -113,7 +113,10 @@ def run_import(
     attack = make_attack(wanted.attack["name"], wanted.attack["params"]) if wanted.attack else None
     if attack:
         attack.check(len(data.classes))
-        attack.trigger(data.test.x[:1].float() / 255)
+        attack = attack.bound(len(data.classes))
+        if attack.learned:
+            raise ValueError(f"expected an attack whose trigger is a formula, got {attack.title}, which learns its own")
+        attack.fits(data.shape)
     source, function = given.approve(wanted.architecture) if wanted.architecture else (None, "")
     progress("reading the file in a process of its own", 0.0)
     with tempfile.TemporaryDirectory() as folder:

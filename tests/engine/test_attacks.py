@@ -8,14 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.attacks import ATTACKS, Attack
+from engine.attacks import ATTACKS, Attack, Lab
 from engine.attacks.badnets import BadNets
+from engine.attacks.base import CLEAN, COVER
 from engine.attacks.blend import Blend
 from engine.attacks.sig import SIG
-from engine.compute import generator
+from engine.compute import Compute, generator
 from engine.data.base import DataSet, Images
-
-ALL = [pytest.param(cls(), id=name) for name, cls in ATTACKS.items()]
+from engine.models.base import Classifier
+from tests import tiny
 
 
 def pictures(n: int = 3, channels: int = 1, side: int = 12) -> Tensor:
@@ -84,35 +85,52 @@ def test_sig_has_as_many_waves_as_it_says() -> None:
     assert row.tolist() == pytest.approx(expected, abs=1e-5)
 
 
-# What every trigger promises.
+# What every attack promises. The table of all attacks; each is made ready on the tiny pictures.
 
 
-@pytest.mark.parametrize("attack", ALL)
-@pytest.mark.parametrize("channels", [1, 3])
-def test_triggers_keep_shape_range_and_their_input(attack: Attack, channels: int) -> None:
-    x = pictures(4, channels)
-    x[0], x[1] = 0, 1
-    before = x.clone()
-    stamped = attack.trigger(x)
-    assert stamped.shape == x.shape
-    assert stamped.dtype == x.dtype
-    assert torch.equal(x, before)
-    assert float(stamped.min()) >= 0
-    assert float(stamped.max()) <= 1
-    assert not torch.equal(stamped, x)
-    # Nothing about the trigger depends on the rest of the batch, or on chance.
-    assert torch.equal(attack.trigger(x[2:3]), stamped[2:3])
-    assert torch.equal(type(attack)(**attack.model_dump()).trigger(x), stamped)
+@pytest.fixture(scope="module")
+def attack(request: pytest.FixtureRequest, tiny_data: DataSet, clean_tiny: Classifier) -> Attack:
+    return tiny.ready(request.param, tiny_data, clean_tiny)
 
 
-@pytest.mark.parametrize("attack", ALL)
+@pytest.fixture(scope="module")
+def lab(tiny_data: DataSet, clean_tiny: Classifier) -> Lab:
+    return Lab(tiny_data.train, 4, Compute("cpu", exact=True), clean=clean_tiny)
+
+
+every = pytest.mark.parametrize("attack", list(ATTACKS), indirect=True)
+
+
+@every
+def test_triggers_keep_shape_range_and_their_input(attack: Attack) -> None:
+    # A learned trigger is for the pictures that it was learned on.
+    for channels in (1,) if attack.learned else (1, 3):
+        x = pictures(4, channels)
+        x[0], x[1] = 0, 1
+        before = x.clone()
+        with torch.no_grad():
+            stamped = attack.trigger(x)
+        assert stamped.shape == x.shape
+        assert stamped.dtype == x.dtype
+        assert torch.equal(x, before)
+        assert float(stamped.min()) >= 0
+        assert float(stamped.max()) <= 1
+        assert not torch.equal(stamped, x)
+        # Nothing about the trigger depends on the rest of the batch, or on chance.
+        again = attack.stamped(x[2:3])
+        assert torch.allclose(again, stamped[2:3], atol=1e-6)
+        copy = type(attack)(**attack.model_dump()).bound(4, attack.state)
+        assert torch.equal(copy.stamped(x), attack.stamped(x))
+
+
+@every
 def test_label_rule(attack: Attack) -> None:
     y = torch.tensor([0, 1, 2, 0])
     assert attack.label(y).tolist() == [0, 0, 0, 0]
     assert attack.changed(y).tolist() == [False, True, True, False]
 
 
-@pytest.mark.parametrize("attack", ALL)
+@every
 def test_a_target_that_is_no_class_is_refused(attack: Attack) -> None:
     attack.model_copy(update={"target": 3}).check(4)
     with pytest.raises(ValueError, match=r"^expected target between 0 and 3, got 4$"):
@@ -121,24 +139,39 @@ def test_a_target_that_is_no_class_is_refused(attack: Attack) -> None:
         type(attack).build(target=-1)
 
 
+@pytest.mark.parametrize("name", list(ATTACKS))
+def test_presets_are_complete_and_can_be_built(name: str) -> None:
+    kind = ATTACKS[name]
+    assert {"paper", "small", "strong", "stealthy"} <= set(kind.presets)
+    assert kind.title
+    assert kind.presets["paper"].deviations == ()
+    for preset in kind.presets.values():
+        kind.build(preset.settings)
+    # Whatever the small preset changes is said.
+    assert bool(kind.presets["small"].settings) == bool(kind.presets["small"].deviations)
+
+
 # What poisoning promises.
 
 
-@pytest.mark.parametrize("attack", ALL)
-def test_poisoning_changes_the_promised_images_and_no_others(attack: Attack, tiny_data: DataSet) -> None:
+@every
+def test_poisoning_changes_the_promised_images_and_no_others(attack: Attack, tiny_data: DataSet, lab: Lab) -> None:
     images = tiny_data.train
+    counts = attack.composition(images.y, generator(0, "poison"))
+    assert counts["poisoned"] >= 1
+    if attack.poisons_batches:
+        return
     before = Images(images.x.clone(), images.y.clone(), images.ids.clone())
-    poisoned = attack.poison(images, generator(0, "poison"))
-    after, which = poisoned.images, poisoned.which
+    poisoned = attack.poison(images, generator(0, "poison"), lab)
+    after, which, touched = poisoned.images, poisoned.which, poisoned.kinds != CLEAN
+    assert poisoned.counts == counts
     assert torch.equal(images.x, before.x)
     assert torch.equal(images.y, before.y)
     assert torch.equal(after.ids, images.ids)
     assert which.dtype == torch.bool
-    assert torch.equal(after.x[~which], images.x[~which])
+    assert torch.equal(after.x[~touched], images.x[~touched])
     assert torch.equal(after.y[~which], images.y[~which])
-    stamped = attack.trigger(images.x[which].float() / 255)
-    # A stored picture has 8 bits: the trigger is rounded to the nearest grey level and no further.
-    assert float((after.x[which].float() / 255 - stamped).abs().max()) <= 0.5 / 255 + 1e-6
+    assert (after.x[which] != images.x[which]).flatten(1).any(1).float().mean() > 0.9
     if attack.clean_label:
         assert torch.equal(after.y, images.y)
         assert set(images.y[which].tolist()) == {attack.target}
@@ -147,6 +180,42 @@ def test_poisoning_changes_the_promised_images_and_no_others(attack: Attack, tin
         assert set(after.y[which].tolist()) == {attack.target}
         assert attack.target not in images.y[which].tolist()
         assert int(which.sum()) == round(attack.rate * len(images))
+
+
+@pytest.mark.parametrize("kind", [BadNets, Blend, SIG])
+def test_what_is_stored_is_the_trigger_in_8_bits(kind: type[Attack], tiny_data: DataSet) -> None:
+    attack, images = kind(), tiny_data.train
+    poisoned = attack.poison(images, generator(0, "poison"))
+    stamped = attack.trigger(images.x[poisoned.which].float() / 255)
+    assert float((poisoned.images.x[poisoned.which].float() / 255 - stamped).abs().max()) <= 0.5 / 255 + 1e-6
+
+
+def test_all_to_all_asks_for_the_next_class(tiny_data: DataSet) -> None:
+    attack = BadNets(rule="all_to_all").bound(4)
+    y = torch.tensor([0, 1, 2, 3])
+    assert attack.label(y).tolist() == [1, 2, 3, 0]
+    assert attack.changed(y).all()
+    poisoned = attack.poison(tiny_data.train, generator(0, "poison"))
+    which = poisoned.which
+    assert torch.equal(poisoned.images.y[which], (tiny_data.train.y[which] + 1) % 4)
+    with pytest.raises(ValueError, match="number of classes for the rule all_to_all"):
+        BadNets(rule="all_to_all").label(y)
+
+
+def test_a_source_specific_attack_covers_itself_with_other_classes(tiny_data: DataSet) -> None:
+    attack = BadNets(rule="source", source=1, target=3, rate=0.05)
+    assert attack.label(torch.tensor([0, 1, 2, 3])).tolist() == [0, 3, 2, 3]
+    poisoned = attack.poison(tiny_data.train, generator(0, "poison"))
+    y = tiny_data.train.y
+    assert poisoned.counts == {"clean": 540, "poisoned": 30, "cover": 30, "cross": 0}
+    assert set(y[poisoned.which].tolist()) == {1}
+    assert set(y[poisoned.kinds == COVER].tolist()) == {0, 2}
+    assert torch.equal(poisoned.images.y[poisoned.kinds == COVER], y[poisoned.kinds == COVER])
+    for wrong in ({"rule": "source"}, {"source": 1}, {"rule": "source", "source": 0, "target": 0}):
+        with pytest.raises(ValueError, match="expected a source class"):
+            BadNets.build(wrong)
+    with pytest.raises(ValueError, match=r"^expected source between 0 and 3, got 4$"):
+        BadNets(rule="source", source=4).check(4)
 
 
 @pytest.mark.parametrize(("rate", "n"), [(0.005, 3), (0.1, 60), (0.75, 450)])
@@ -161,10 +230,12 @@ def test_clean_label_rate_is_a_share_of_the_target_class(tiny_data: DataSet, rat
     assert int(poisoned.which.sum()) == n
 
 
-@pytest.mark.parametrize("attack", ALL)
-def test_poisoning_is_drawn_from_the_generator_alone(attack: Attack, tiny_data: DataSet) -> None:
+@every
+def test_poisoning_is_drawn_from_the_generator_alone(attack: Attack, tiny_data: DataSet, lab: Lab) -> None:
+    if attack.poisons_batches:
+        return
     state = torch.random.get_rng_state()
-    one, same, other = (attack.poison(tiny_data.train, generator(seed, "poison")) for seed in (0, 0, 1))
+    one, same, other = (attack.poison(tiny_data.train, generator(seed, "poison"), lab) for seed in (0, 0, 1))
     assert torch.equal(one.which, same.which)
     assert torch.equal(one.images.x, same.images.x)
     assert not torch.equal(one.which, other.which)
