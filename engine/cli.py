@@ -331,6 +331,12 @@ def _resume(args: argparse.Namespace, _progress: Progress) -> Json:
     return {"run": args.run, "state": jobs.status(args.run).state}
 
 
+def _bench(args: argparse.Namespace, progress: Progress) -> Json:
+    from engine.bench import BENCHMARKS
+
+    return BENCHMARKS[args.name](_compute(args), progress)
+
+
 def _reindex(_args: argparse.Namespace, _progress: Progress) -> Json:
     return dict(jobs.reindex())
 
@@ -431,6 +437,11 @@ def parser() -> _Parser:
     ):
         command(name, handler, text).add_argument("run", metavar="RUN")
     command("reindex", _reindex, "make the queue and the index anew from the run folders")
+
+    bench = command("bench", _bench, "measure the engine's speed against the plain way, side by side")
+    bench.add_argument("name", metavar="NAME", help="train")
+    bench.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    bench.add_argument("--threads", type=int, help="processor threads (default: one per core)")
 
     verify = command("verify", _verify, "check every file of a run against its manifest")
     verify.add_argument("run", metavar="RUN")

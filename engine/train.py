@@ -116,7 +116,7 @@ def train(
     """
     compute.model(model).train()
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, nesterov=True
+        model.parameters(), spec.lr, spec.momentum, weight_decay=spec.weight_decay, nesterov=True, fused=True
     )
     if procedure is not None:
         for module in procedure.modules.values():
