@@ -455,9 +455,13 @@ def same(asked: Mapping[str, Any], question: Mapping[str, Any]) -> bool:
                for k, v in question.items())  # fmt: skip
 
 
-def pace() -> float:
-    """Seconds between two looks at an answer that is on its way; more while many look, because each one is a rerun."""
-    return max(0.35, 0.03 * ask.waiting())
+def pace(figures: bool = False) -> float:
+    """Seconds between two looks at an answer that is on its way; more while many look, because each one is a rerun.
+
+    Args:
+        figures: whether there are first figures already, which leaves time for those who have none.
+    """
+    return max(0.35, 0.1 * ask.waiting() if figures else 0.03 * ask.waiting(figures=False))
 
 
 def failed(question: Mapping[str, Any], answer: ask.Answer, key: str) -> None:

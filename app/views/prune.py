@@ -152,6 +152,8 @@ def _figures(frame: Frame, study: data.Study, now: data.Present) -> None:
                 type="tertiary", on_click=step,
             )  # fmt: skip
     busy = pending is not None and not pending.final
+    had_figures = pending is not None and pending.value is not None
+    pace = panels.pace(had_figures)
 
     def draw() -> None:
         fresh, answer = _readings(frame, study, now)
@@ -172,10 +174,11 @@ def _figures(frame: Frame, study: data.Study, now: data.Present) -> None:
                 panels.waiting(answer if frame.seen else replace(answer, what="checking test pictures"))
             else:
                 panels.note(f"{_KIND[fresh['acc'].chip]}: {fresh['acc'].source}.")
-        if busy == (answer is None or answer.final):
+        slower = answer is not None and answer.value is not None and not had_figures and panels.pace(True) > 2 * pace
+        if slower or busy == (answer is None or answer.final):
             st.rerun()
 
-    st.fragment(draw, run_every=panels.pace() if busy else None)()
+    st.fragment(draw, run_every=pace if busy else None)()
 
 
 _KIND = {"exact": "Exact", "estimate": "Estimate", "stale": "Stale"}

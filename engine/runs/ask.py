@@ -63,6 +63,7 @@ class _Asked:
 
     question: dict[str, Any]
     delivered: bool = False
+    figures: bool = False
     answer: Answer | None = None
     looked: float = field(default_factory=time.monotonic)
 
@@ -112,16 +113,24 @@ def poll(session: str, kind: str) -> Answer | None:
         answer = Answer(asked.question, "error", error=STOPPED)
     else:
         return None
-    if asked is not None and answer.final and answer.question == asked.question:
-        asked.answer = answer
+    if asked is not None and answer.question == asked.question:
+        asked.figures = answer.value is not None
+        asked.answer = answer if answer.final else None
     return answer
 
 
-def waiting() -> int:
-    """How many questions of this process have no answer yet and were looked at in the last ten seconds."""
+def waiting(figures: bool = True) -> int:
+    """How many questions of this process have no final answer yet and were looked at in the last ten seconds.
+
+    Args:
+        figures: whether to count those, too, that have first figures.
+    """
     since = time.monotonic() - 10
     with _lock:
-        return sum(asked.answer is None and asked.looked > since for asked in _asked.values())
+        return sum(
+            asked.answer is None and (figures or not asked.figures) and asked.looked > since
+            for asked in _asked.values()
+        )
 
 
 def _deliver(asked: _Asked, session: str) -> None:
