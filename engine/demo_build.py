@@ -1,7 +1,8 @@
-"""How the shipped demos were made: ``python -m engine.demo_build NAME RUN`` for each, RUN an attack run.
+"""How the shipped demos were made: ``python -m engine.demo_build NAME RUN [SCORE …]`` for each, RUN an attack run.
 
 The run folder becomes ``assets/demos/NAME``; its studies and its gallery are computed from the file that ships. The
-attack commands themselves are in the README. Nothing is recomputed that is there already.
+attack commands themselves are in the README. Nothing is recomputed that is there already. Without a SCORE all studies
+are made; ``none`` makes none.
 """
 
 from __future__ import annotations
@@ -110,13 +111,13 @@ def gallery(suspect: Suspect, rnp: Run, compute: Compute) -> Run:
     return open_run(run_folder(asked, inputs, out))
 
 
-def main(name: str, source: Path) -> None:
+def main(name: str, source: Path, *scores: str) -> None:
     folder, compute = DEMOS / name, Compute()
     if not folder.exists():
         shutil.copytree(source, folder, ignore=shutil.ignore_patterns(*JOURNAL))
     suspect = load_suspect(f"{PREFIX}{name}", compute)
     for defense, (trigger, *_) in STUDIES.items():
-        if trigger == "none" or suspect.attack is not None:
+        if (not scores or defense in scores) and (trigger == "none" or suspect.attack is not None):
             run = study(suspect, defense, compute)
             sys.stderr.write(f"{name} {defense}: {run.result['chosen']}\n")
             if defense == "rnp" and suspect.attack is not None:
@@ -124,4 +125,4 @@ def main(name: str, source: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
