@@ -1,5 +1,6 @@
 """Attacks by name. One file per attack, the paper's name."""
 
+from engine.attacks.adaptive_blend import AdaptiveBlend
 from engine.attacks.badnets import BadNets
 from engine.attacks.base import Attack, Lab, Poisoned, Preset, Procedure
 from engine.attacks.blend import Blend
@@ -13,6 +14,7 @@ ATTACKS.add("badnets", BadNets)
 ATTACKS.add("blend", Blend)
 ATTACKS.add("sig", SIG)
 ATTACKS.add("trojan", Trojan)
+ATTACKS.add("adaptive_blend", AdaptiveBlend)
 
 # Triggers of imported models: they describe what somebody else did, and are not offered for training.
 IMPORTED: Registry[type[Attack]] = Registry("imported trigger")
