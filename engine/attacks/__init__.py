@@ -4,6 +4,7 @@ from engine.attacks.adaptive_blend import AdaptiveBlend
 from engine.attacks.badnets import BadNets
 from engine.attacks.base import Attack, Lab, Poisoned, Preset, Procedure
 from engine.attacks.blend import Blend
+from engine.attacks.cl import CL
 from engine.attacks.picture import Picture
 from engine.attacks.sig import SIG
 from engine.attacks.trojan import Trojan
@@ -15,6 +16,7 @@ ATTACKS.add("blend", Blend)
 ATTACKS.add("sig", SIG)
 ATTACKS.add("trojan", Trojan)
 ATTACKS.add("adaptive_blend", AdaptiveBlend)
+ATTACKS.add("cl", CL)
 
 # Triggers of imported models: they describe what somebody else did, and are not offered for training.
 IMPORTED: Registry[type[Attack]] = Registry("imported trigger")
