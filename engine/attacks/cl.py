@@ -38,7 +38,7 @@ class CL(Attack):
         "small": Preset(
             {"eps": 0.1, "pgd_step": 0.025, "steps": 10},
             (
-                "Perturbations of 0.1 instead of 16/255: grey pictures of clothes are told apart by larger differences.",
+                "Perturbations of 0.1 instead of 16/255: grey pictures of clothes differ more from each other.",
                 "10 steps of 0.025 instead of 100 of 1.5/255: they reach as far in a tenth of the time.",
             ),
         ),
