@@ -1,6 +1,7 @@
 """Attacks by name. One file per attack, the paper's name."""
 
 from engine.attacks.adaptive_blend import AdaptiveBlend
+from engine.attacks.adaptive_patch import AdaptivePatch
 from engine.attacks.badnets import BadNets
 from engine.attacks.base import Attack, Lab, Poisoned, Preset, Procedure
 from engine.attacks.blend import Blend
@@ -17,6 +18,7 @@ ATTACKS.add("sig", SIG)
 ATTACKS.add("trojan", Trojan)
 ATTACKS.add("adaptive_blend", AdaptiveBlend)
 ATTACKS.add("cl", CL)
+ATTACKS.add("adaptive_patch", AdaptivePatch)
 
 # Triggers of imported models: they describe what somebody else did, and are not offered for training.
 IMPORTED: Registry[type[Attack]] = Registry("imported trigger")
