@@ -35,7 +35,7 @@ class AdaptivePatch(Covered):
             {"target": 8, "rate": 0.01, "cover": 0.01},
             (
                 "The target is class 8, as in most shipped models.",
-                "1 % poisoned and 1 % cover images instead of 0.3 % and 0.6 %: three passes are too few for 150 images.",
+                "1 % poisoned and 1 % cover images, not 0.3 % and 0.6 %: 150 images are too few for three passes.",
             ),
         ),
         "strong": Preset({"rate": 0.03, "cover": 0.03}),
