@@ -18,6 +18,11 @@ from engine.attacks.base import Attack, Preset
 from engine.spec import param
 
 
+def noise(x: Tensor, seed: int) -> Tensor:
+    """The random picture (C, H, W) in [0, 1] of a seed, for images ``x`` (N, C, H, W)."""
+    return torch.rand(x.shape[1:], generator=torch.Generator().manual_seed(seed)).to(x)
+
+
 class Blend(Attack):
     """x' = (1 - alpha) x + alpha pattern."""
 
@@ -36,6 +41,4 @@ class Blend(Attack):
     pattern_seed: int = param(0, label="Pattern seed", help="Which noise picture is blended in.", ge=0, step=1)
 
     def trigger(self, x: Tensor) -> Tensor:
-        noise = torch.Generator().manual_seed(self.pattern_seed)
-        pattern = torch.rand(x.shape[1:], generator=noise).to(x)
-        return (1 - self.alpha) * x + self.alpha * pattern
+        return (1 - self.alpha) * x + self.alpha * noise(x, self.pattern_seed)
