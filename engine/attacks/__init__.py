@@ -5,12 +5,14 @@ from engine.attacks.base import Attack, Lab, Poisoned, Preset, Procedure
 from engine.attacks.blend import Blend
 from engine.attacks.picture import Picture
 from engine.attacks.sig import SIG
+from engine.attacks.wanet import WaNet
 from engine.registry import Registry
 
 ATTACKS: Registry[type[Attack]] = Registry("attack")
 ATTACKS.add("badnets", BadNets)
 ATTACKS.add("blend", Blend)
 ATTACKS.add("sig", SIG)
+ATTACKS.add("wanet", WaNet)
 
 # Triggers of imported models: they describe what somebody else did, and are not offered for training.
 IMPORTED: Registry[type[Attack]] = Registry("imported trigger")
