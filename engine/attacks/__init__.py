@@ -9,6 +9,7 @@ from engine.attacks.cl import CL
 from engine.attacks.picture import Picture
 from engine.attacks.sig import SIG
 from engine.attacks.trojan import Trojan
+from engine.attacks.wanet import WaNet
 from engine.registry import Registry
 
 ATTACKS: Registry[type[Attack]] = Registry("attack")
@@ -19,6 +20,7 @@ ATTACKS.add("trojan", Trojan)
 ATTACKS.add("adaptive_blend", AdaptiveBlend)
 ATTACKS.add("cl", CL)
 ATTACKS.add("adaptive_patch", AdaptivePatch)
+ATTACKS.add("wanet", WaNet)
 
 # Triggers of imported models: they describe what somebody else did, and are not offered for training.
 IMPORTED: Registry[type[Attack]] = Registry("imported trigger")
