@@ -104,6 +104,7 @@ def trained(data: DataSet, channels: int = PLANTED) -> Classifier:
 
 #: Settings with which attacks that optimise something are quick on the shapes, and fit them.
 ATTACK_SETTINGS: dict[str, dict[str, Any]] = {
+    "lf": {"steps": 10, "batch": 50},
     "sig": {"frequency": 2},
     "adaptive_patch": {"size": 4},
     "cl": {"steps": 3},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 
+import torch
 from torch import Tensor, nn
 
 
@@ -56,3 +57,13 @@ def picture(state: Mapping[str, Tensor], key: str, x: Tensor) -> Tensor:
         expected, got = ("x".join(map(str, shape)) for shape in (state[key].shape, x.shape[1:]))
         raise ValueError(f"expected images of {expected}, on which the trigger was learned, got {got}")
     return state[key].to(x)
+
+
+def gaussian(side: int, sigma: float) -> Tensor:
+    """The matrix (side, side) that blurs the columns of a picture: weights exp(-d^2 / 2 sigma^2), of sum 1 a row.
+
+    Next to a border only what is inside counts. ``gaussian(H, s) @ x @ gaussian(W, s).T`` blurs pictures (..., H, W).
+    """
+    places = torch.arange(side, dtype=torch.float32)
+    weights = (-((places[:, None] - places[None, :]) ** 2) / (2 * sigma**2)).exp()
+    return weights / weights.sum(1, keepdim=True)
