@@ -3,6 +3,7 @@
 from engine.attacks.badnets import BadNets
 from engine.attacks.base import Attack, Lab, Poisoned, Preset, Procedure
 from engine.attacks.blend import Blend
+from engine.attacks.dynamic import Dynamic
 from engine.attacks.picture import Picture
 from engine.attacks.sig import SIG
 from engine.attacks.wanet import WaNet
@@ -13,6 +14,7 @@ ATTACKS.add("badnets", BadNets)
 ATTACKS.add("blend", Blend)
 ATTACKS.add("sig", SIG)
 ATTACKS.add("wanet", WaNet)
+ATTACKS.add("dynamic", Dynamic)
 
 # Triggers of imported models: they describe what somebody else did, and are not offered for training.
 IMPORTED: Registry[type[Attack]] = Registry("imported trigger")
