@@ -55,7 +55,10 @@ def stored(net: nn.Module, name: str) -> dict[str, Tensor]:
 
     In the memory format of a stored file: the convolutions of another one round differently.
     """
-    return {f"{name}.{key}": value.detach().clone(memory_format=torch.contiguous_format) for key, value in net.state_dict().items()}
+    return {
+        f"{name}.{key}": value.detach().clone(memory_format=torch.contiguous_format)
+        for key, value in net.state_dict().items()
+    }
 
 
 def loaded(state: Mapping[str, Tensor], name: str, channels: int, device: torch.device) -> Generator:
