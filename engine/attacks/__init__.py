@@ -1,5 +1,6 @@
 """Attacks by name. One file per attack, the paper's name."""
 
+from engine.attacks.awp import AWP
 from engine.attacks.badnets import BadNets
 from engine.attacks.base import Attack, Lab, Poisoned, Preset, Procedure
 from engine.attacks.blend import Blend
@@ -15,6 +16,7 @@ ATTACKS.add("blend", Blend)
 ATTACKS.add("sig", SIG)
 ATTACKS.add("wanet", WaNet)
 ATTACKS.add("dynamic", Dynamic)
+ATTACKS.add("awp", AWP)
 
 # Triggers of imported models: they describe what somebody else did, and are not offered for training.
 IMPORTED: Registry[type[Attack]] = Registry("imported trigger")
