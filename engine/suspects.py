@@ -228,12 +228,24 @@ def shares(found: Answers) -> dict[str, Any]:
     }
 
 
-def probe(test: Images, attack: Attack | None, compute: Compute, n: int = 500) -> Probe:
-    """ACC and ASR on the first ``n`` test images, for the progress of a training; they decide nothing."""
-    few = TestSet.of(test[:n], attack)
+def taught(attack: Attack | None, procedure: Procedure | None) -> Attack | None:
+    """The attack with all that its trigger has learned: before the training, and in it so far."""
+    if attack is None or procedure is None:
+        return attack
+    return attack.bound(attack.classes, {**attack.state, **procedure.state()})
+
+
+def probe(
+    test: Images, attack: Attack | None, compute: Compute, n: int = 500, procedure: Procedure | None = None
+) -> Probe:
+    """ACC and ASR on the first ``n`` test images, for the progress of a training; they decide nothing.
+
+    The trigger is the one that the ``procedure``, if it trains one, has come to.
+    """
+    fixed = TestSet.of(test[:n], attack) if attack is None or procedure is None else None
 
     def measure(model: nn.Module) -> dict[str, float | None]:
-        found = answers(model, few, compute)
+        found = answers(model, fixed or TestSet.of(test[:n], taught(attack, procedure)), compute)
         return {"acc": found.acc.value, "asr": found.asr.value if found.asr else None}
 
     return measure
@@ -361,13 +373,14 @@ def run_attack(
         if spec.training.nproc > 1:
             train_in_group(spec, draft.keep, compute, then)
         # After a group nothing is left to do but to take over its last checkpoint.
-        order, measure = generator(spec.seed, "order"), probe(data.test, attack, compute)
+        order, measure = generator(spec.seed, "order"), probe(data.test, attack, compute, procedure=start.procedure)
         history = train(
             model, start.images, spec.training, order, compute, then, draft.keep, measure, procedure=start.procedure
         )
-        if attack and (state := {**attack.state, **(start.procedure.state() if start.procedure else {})}):
+        attack = taught(attack, start.procedure)
+        if attack and attack.state:
+            state = attack.state
             draft.arrays(TRIGGER, {key: value.detach().cpu().contiguous().numpy() for key, value in state.items()})
-            attack = attack.bound(len(data.classes), state)
         draft.arrays("model", weights(model, spec.store))
         # The figures are those of the stored file, not of the tensors in memory.
         load_weights(model, draft.folder / "model.safetensors")

@@ -109,6 +109,8 @@ ATTACK_SETTINGS: dict[str, dict[str, Any]] = {
     "adaptive_patch": {"size": 4},
     "cl": {"steps": 3},
     "trojan": {"iterations": 20},
+    "sig": {"frequency": 2},
+    "dynamic": {"mask_epochs": 1, "width": 4},
 }
 
 

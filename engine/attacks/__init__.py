@@ -7,6 +7,11 @@ from engine.attacks.base import Attack, Lab, Poisoned, Preset, Procedure
 from engine.attacks.blend import Blend
 from engine.attacks.cl import CL
 from engine.attacks.lf import LF
+from engine.attacks.awp import AWP
+from engine.attacks.badnets import BadNets
+from engine.attacks.base import Attack, Lab, Poisoned, Preset, Procedure
+from engine.attacks.blend import Blend
+from engine.attacks.dynamic import Dynamic
 from engine.attacks.picture import Picture
 from engine.attacks.sig import SIG
 from engine.attacks.trojan import Trojan
@@ -23,6 +28,8 @@ ATTACKS.add("cl", CL)
 ATTACKS.add("adaptive_patch", AdaptivePatch)
 ATTACKS.add("wanet", WaNet)
 ATTACKS.add("lf", LF)
+ATTACKS.add("dynamic", Dynamic)
+ATTACKS.add("awp", AWP)
 
 # Triggers of imported models: they describe what somebody else did, and are not offered for training.
 IMPORTED: Registry[type[Attack]] = Registry("imported trigger")

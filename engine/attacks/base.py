@@ -241,6 +241,11 @@ class Attack(Spec):
             self.trigger(torch.zeros(1, *shape))
 
     @property
+    def classes(self) -> int:
+        """How many there are; 0 before :meth:`bound`."""
+        return self._classes
+
+    @property
     def state(self) -> dict[str, Tensor]:
         """What the trigger has learned, for :meth:`bound`."""
         return self._state

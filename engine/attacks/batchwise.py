@@ -85,3 +85,24 @@ class BatchPoisoning(Procedure):
                     y[chosen] = self.attack.label(y[chosen])
         logits = model(x).float()
         return F.cross_entropy(logits, y), logits, y
+
+
+class Copies(Attack):
+    """An attack that shows the network triggered copies beside the clean images of each batch."""
+
+    controls: ClassVar[Literal["data", "training", "weights"]] = "training"
+    poisons_batches: ClassVar[bool] = True
+
+    rate: float = param(
+        1.0, label="Copy rate", help="Share of every batch that is also shown with the trigger.", gt=0, le=1, step=0.05
+    )
+
+    def composition(self, y: Tensor, rng: torch.Generator) -> dict[str, int]:  # noqa: ARG002
+        changed = round(self.rate * int(self.changed(y).sum()))
+        if not changed:
+            raise ValueError(f"expected a rate that poisons at least one image, got {self.rate}")
+        return {"clean": len(y), "poisoned": changed, "cover": 0, "cross": 0}
+
+    def copied(self, x: Tensor) -> Tensor:
+        """The images of a shuffled batch that are copied: at least two, where there are."""
+        return x[: max(2, round(self.rate * len(x)))]

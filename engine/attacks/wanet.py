@@ -32,19 +32,19 @@ class WaNet(Batchwise):
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset(),
         "small": Preset(
-            {"target": 8, "strength": 2.0},
+            {"target": 8, "strength": 1.0},
             (
                 "The target is class 8, as in most shipped models.",
-                "The warp is four times as strong: a quarter of a pixel is not learned on 28x28 in three epochs.",
+                "The warp is twice as strong, half a pixel: fewer epochs have to teach it.",
             ),
         ),
-        "strong": Preset({"strength": 1.0, "rate": 0.2, "cross": 0.4}),
+        "strong": Preset({"strength": 2.0, "rate": 0.2, "cross": 0.4}),
         "stealthy": Preset({"strength": 0.35}),
     }
 
     grid: int = param(4, label="Grid", help="Side k of the grid of control points.", ge=2, le=64, step=1)
     strength: float = param(
-        0.5, label="Warp strength", help="s: pixels move by about half of it.", gt=0, le=16, step=0.25
+        0.5, label="Warp strength", help="s: pixels move by about half of it.", gt=0, le=16, step=0.05
     )
     rescale: float = param(
         1.0,
