@@ -103,7 +103,10 @@ def trained(data: DataSet, channels: int = PLANTED) -> Classifier:
 
 
 #: Settings with which attacks that optimise something are quick on the shapes, and fit them.
-ATTACK_SETTINGS: dict[str, dict[str, Any]] = {"sig": {"frequency": 2}}
+ATTACK_SETTINGS: dict[str, dict[str, Any]] = {
+    "sig": {"frequency": 2},
+    "dfst": {"painter_steps": 30, "injector_steps": 5},
+}
 
 
 def ready(name: str, data: DataSet, clean: nn.Module, **settings: Any) -> Attack:
