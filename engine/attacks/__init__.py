@@ -12,6 +12,7 @@ from engine.attacks.badnets import BadNets
 from engine.attacks.base import Attack, Lab, Poisoned, Preset, Procedure
 from engine.attacks.blend import Blend
 from engine.attacks.dynamic import Dynamic
+from engine.attacks.dfst import DFST
 from engine.attacks.picture import Picture
 from engine.attacks.sig import SIG
 from engine.attacks.trojan import Trojan
@@ -30,6 +31,7 @@ ATTACKS.add("wanet", WaNet)
 ATTACKS.add("lf", LF)
 ATTACKS.add("dynamic", Dynamic)
 ATTACKS.add("awp", AWP)
+ATTACKS.add("dfst", DFST)
 
 # Triggers of imported models: they describe what somebody else did, and are not offered for training.
 IMPORTED: Registry[type[Attack]] = Registry("imported trigger")
