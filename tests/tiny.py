@@ -109,9 +109,7 @@ ATTACK_SETTINGS: dict[str, dict[str, Any]] = {
     "adaptive_patch": {"size": 4},
     "cl": {"steps": 3},
     "trojan": {"iterations": 20},
-    "sig": {"frequency": 2},
     "dynamic": {"mask_epochs": 1, "width": 4},
-    "sig": {"frequency": 2},
     "dfst": {"painter_steps": 30, "injector_steps": 5},
 }
 

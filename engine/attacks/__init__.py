@@ -2,17 +2,14 @@
 
 from engine.attacks.adaptive_blend import AdaptiveBlend
 from engine.attacks.adaptive_patch import AdaptivePatch
-from engine.attacks.badnets import BadNets
-from engine.attacks.base import Attack, Lab, Poisoned, Preset, Procedure
-from engine.attacks.blend import Blend
-from engine.attacks.cl import CL
-from engine.attacks.lf import LF
 from engine.attacks.awp import AWP
 from engine.attacks.badnets import BadNets
 from engine.attacks.base import Attack, Lab, Poisoned, Preset, Procedure
 from engine.attacks.blend import Blend
-from engine.attacks.dynamic import Dynamic
+from engine.attacks.cl import CL
 from engine.attacks.dfst import DFST
+from engine.attacks.dynamic import Dynamic
+from engine.attacks.lf import LF
 from engine.attacks.picture import Picture
 from engine.attacks.sig import SIG
 from engine.attacks.trojan import Trojan
