@@ -8,6 +8,7 @@ from engine.attacks.blend import Blend
 from engine.attacks.cl import CL
 from engine.attacks.lf import LF
 from engine.attacks.picture import Picture
+from engine.attacks.refool import Refool
 from engine.attacks.sig import SIG
 from engine.attacks.trojan import Trojan
 from engine.registry import Registry
@@ -21,6 +22,7 @@ ATTACKS.add("adaptive_blend", AdaptiveBlend)
 ATTACKS.add("cl", CL)
 ATTACKS.add("adaptive_patch", AdaptivePatch)
 ATTACKS.add("lf", LF)
+ATTACKS.add("refool", Refool)
 
 # Triggers of imported models: they describe what somebody else did, and are not offered for training.
 IMPORTED: Registry[type[Attack]] = Registry("imported trigger")
