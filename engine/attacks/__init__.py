@@ -11,6 +11,7 @@ from engine.attacks.dfst import DFST
 from engine.attacks.dynamic import Dynamic
 from engine.attacks.lf import LF
 from engine.attacks.picture import Picture
+from engine.attacks.refool import Refool
 from engine.attacks.sig import SIG
 from engine.attacks.trojan import Trojan
 from engine.attacks.wanet import WaNet
@@ -29,6 +30,7 @@ ATTACKS.add("lf", LF)
 ATTACKS.add("dynamic", Dynamic)
 ATTACKS.add("awp", AWP)
 ATTACKS.add("dfst", DFST)
+ATTACKS.add("refool", Refool)
 
 # Triggers of imported models: they describe what somebody else did, and are not offered for training.
 IMPORTED: Registry[type[Attack]] = Registry("imported trigger")

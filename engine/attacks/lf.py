@@ -38,7 +38,7 @@ class LF(Attack):
             {"target": 8, "steps": 60, "batch": 100},
             (
                 "The target is class 8, as in most shipped models.",
-                "At most 60 steps of 100 pictures instead of 1,000 of 200: more hardly mislead better.",
+                "At most 60 steps of 100 pictures instead of 1,000 of 200: it misleads hardly more after them.",
             ),
         ),
         "strong": Preset({"eps": 0.2, "rate": 0.2}),
