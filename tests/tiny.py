@@ -106,6 +106,7 @@ def trained(data: DataSet, channels: int = PLANTED) -> Classifier:
 ATTACK_SETTINGS: dict[str, dict[str, Any]] = {
     "sig": {"frequency": 2},
     "dynamic": {"mask_epochs": 1, "width": 4},
+    "lira": {"epsilon": 0.1, "width": 4, "generator_lr": 0.01},
 }
 
 

@@ -5,6 +5,7 @@ from engine.attacks.badnets import BadNets
 from engine.attacks.base import Attack, Lab, Poisoned, Preset, Procedure
 from engine.attacks.blend import Blend
 from engine.attacks.dynamic import Dynamic
+from engine.attacks.lira import LIRA
 from engine.attacks.picture import Picture
 from engine.attacks.sig import SIG
 from engine.attacks.wanet import WaNet
@@ -17,6 +18,7 @@ ATTACKS.add("sig", SIG)
 ATTACKS.add("wanet", WaNet)
 ATTACKS.add("dynamic", Dynamic)
 ATTACKS.add("awp", AWP)
+ATTACKS.add("lira", LIRA)
 
 # Triggers of imported models: they describe what somebody else did, and are not offered for training.
 IMPORTED: Registry[type[Attack]] = Registry("imported trigger")
