@@ -4,6 +4,7 @@ from engine.attacks.awp import AWP
 from engine.attacks.badnets import BadNets
 from engine.attacks.base import Attack, Lab, Poisoned, Preset, Procedure
 from engine.attacks.blend import Blend
+from engine.attacks.bpp import BPP
 from engine.attacks.dynamic import Dynamic
 from engine.attacks.lira import LIRA
 from engine.attacks.picture import Picture
@@ -19,6 +20,7 @@ ATTACKS.add("wanet", WaNet)
 ATTACKS.add("dynamic", Dynamic)
 ATTACKS.add("awp", AWP)
 ATTACKS.add("lira", LIRA)
+ATTACKS.add("bpp", BPP)
 
 # Triggers of imported models: they describe what somebody else did, and are not offered for training.
 IMPORTED: Registry[type[Attack]] = Registry("imported trigger")
