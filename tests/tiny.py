@@ -111,6 +111,7 @@ ATTACK_SETTINGS: dict[str, dict[str, Any]] = {
     "trojan": {"iterations": 20},
     "dynamic": {"mask_epochs": 1, "width": 4},
     "dfst": {"painter_steps": 30, "injector_steps": 5},
+    "lira": {"epsilon": 0.1, "width": 4, "generator_lr": 0.01},
 }
 
 

@@ -10,6 +10,9 @@ from engine.attacks.cl import CL
 from engine.attacks.dfst import DFST
 from engine.attacks.dynamic import Dynamic
 from engine.attacks.lf import LF
+from engine.attacks.bpp import BPP
+from engine.attacks.dynamic import Dynamic
+from engine.attacks.lira import LIRA
 from engine.attacks.picture import Picture
 from engine.attacks.refool import Refool
 from engine.attacks.sig import SIG
@@ -31,6 +34,8 @@ ATTACKS.add("dynamic", Dynamic)
 ATTACKS.add("awp", AWP)
 ATTACKS.add("dfst", DFST)
 ATTACKS.add("refool", Refool)
+ATTACKS.add("lira", LIRA)
+ATTACKS.add("bpp", BPP)
 
 # Triggers of imported models: they describe what somebody else did, and are not offered for training.
 IMPORTED: Registry[type[Attack]] = Registry("imported trigger")
