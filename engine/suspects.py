@@ -107,7 +107,7 @@ class Suspect:
         """The answers on the whole test set: those on record where they were made in this precision."""
         if self.run.has("answers.safetensors") and self.run.result.get("precision") == compute.precision:
             found = {k: torch.from_numpy(v.astype(bool)) for k, v in self.run.arrays("answers").items()}
-            return Answers(found["correct"], found.get("fooled"), found.get("robust"))
+            return Answers(**found)
         return answers(self.model, self.test_set(), compute)
 
 
@@ -146,6 +146,9 @@ def load_suspect(name: str, compute: Compute) -> Suspect:
         state = run.arrays(TRIGGER) if run.has(f"{TRIGGER}.safetensors") else {}
         attack = attack.bound(len(data.classes), {key: torch.from_numpy(value) for key, value in state.items()})
     stamped = None
+    if attack is not None and attack.measures == "targets":
+        # There is no trigger to show or to use, only the images that the attacker chose.
+        stamped, attack = TestSet.of(data.test, attack), None
     if run.has("triggered.safetensors"):
         stamped = stamped_set(data.test, run.arrays("triggered"))
     compute.model(model).eval()
@@ -214,13 +217,14 @@ def layer_rows(found: Units) -> list[dict[str, Any]]:
 
 def vectors(found: Answers) -> dict[str, np.ndarray]:
     """Answers image by image as a run stores them, uint8 (N,) each."""
-    known = {"correct": found.correct, "fooled": found.fooled, "robust": found.robust}
-    return {key: value.numpy().astype(np.uint8) for key, value in known.items() if value is not None}
+    return {key: value.numpy().astype(np.uint8) for key, value in vars(found).items() if value is not None}
 
 
 def shares(found: Answers) -> dict[str, Any]:
-    """ACC, ASR and RA with intervals and n, as JSON values."""
+    """ACC, ASR and RA, or success where it is measured instead, with intervals and n, as JSON values."""
     named = {"acc": found.acc, "asr": found.asr, "ra": found.ra}
+    if found.success is not None:
+        named["success"] = found.success
     return {
         **{key: share and share.value for key, share in named.items()},
         "intervals": {key: share and [share.low, share.high] for key, share in named.items()},
@@ -230,7 +234,7 @@ def shares(found: Answers) -> dict[str, Any]:
 
 def probe(test: Images, attack: Attack | None, compute: Compute, n: int = 500) -> Probe:
     """ACC and ASR on the first ``n`` test images, for the progress of a training; they decide nothing."""
-    few = TestSet.of(test[:n], attack)
+    few = TestSet.of(test[:n], attack if attack and attack.measures == "trigger" else None)
 
     def measure(model: nn.Module) -> dict[str, float | None]:
         found = answers(model, few, compute)
@@ -288,7 +292,8 @@ class Start:
         if attack is None:
             return cls(model, data.train, data, None, {})
         classes = len(data.classes)
-        lab = Lab(data.train, classes, compute, spec.seed, clean, progress, keep)
+        targets = data.test if attack.measures == "targets" else None
+        lab = Lab(data.train, classes, compute, spec.seed, clean, progress, keep, targets)
         if saved := keep.read("poison"):
             found = {key: torch.from_numpy(value.copy()) for key, value in saved[0].items()}
             x, y = data.train.x.clone(), data.train.y.clone()

@@ -106,13 +106,14 @@ def trained(data: DataSet, channels: int = PLANTED) -> Classifier:
 ATTACK_SETTINGS: dict[str, dict[str, Any]] = {
     "sig": {"frequency": 2},
     "dfst": {"painter_steps": 30, "injector_steps": 5},
+    "fc": {"iterations": 10},
 }
 
 
 def ready(name: str, data: DataSet, clean: nn.Module, **settings: Any) -> Attack:
     """An attack that can put its trigger on the shapes: prepared, its procedure begun but not trained."""
     attack = ATTACKS[name].build(ATTACK_SETTINGS.get(name), **settings).bound(len(CLASSES))
-    lab = Lab(data.train, len(CLASSES), Compute("cpu", exact=True), clean=clean)
+    lab = Lab(data.train, len(CLASSES), Compute("cpu", exact=True), clean=clean, targets=data.test)
     attack = attack.bound(len(CLASSES), attack.prepare(lab))
     procedure = attack.procedure(lab)
     return attack.bound(len(CLASSES), {**attack.state, **(procedure.state() if procedure else {})})
