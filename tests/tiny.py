@@ -107,6 +107,7 @@ ATTACK_SETTINGS: dict[str, dict[str, Any]] = {
     "sig": {"frequency": 2},
     "dfst": {"painter_steps": 30, "injector_steps": 5},
     "fc": {"iterations": 10},
+    "grond": {"steps": 20},
 }
 
 

@@ -5,6 +5,7 @@ from engine.attacks.base import Attack, Lab, Poisoned, Preset, Procedure
 from engine.attacks.blend import Blend
 from engine.attacks.dfst import DFST
 from engine.attacks.fc import FeatureCollision
+from engine.attacks.grond import Grond
 from engine.attacks.picture import Picture
 from engine.attacks.sig import SIG
 from engine.registry import Registry
@@ -15,6 +16,7 @@ ATTACKS.add("blend", Blend)
 ATTACKS.add("sig", SIG)
 ATTACKS.add("dfst", DFST)
 ATTACKS.add("fc", FeatureCollision)
+ATTACKS.add("grond", Grond)
 
 # Triggers of imported models: they describe what somebody else did, and are not offered for training.
 IMPORTED: Registry[type[Attack]] = Registry("imported trigger")
