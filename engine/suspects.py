@@ -18,7 +18,7 @@ from engine.data.base import DataSet, Images
 from engine.demos import open_suspect
 from engine.group import train_in_group
 from engine.intake import given
-from engine.metrics import Answers, TestSet, answers
+from engine.metrics import Answers, Share, TestSet, answers
 from engine.models import MODELS, build
 from engine.models.base import Classifier
 from engine.models.neurons import Units, units
@@ -220,16 +220,35 @@ def vectors(found: Answers) -> dict[str, np.ndarray]:
     return {key: value.numpy().astype(np.uint8) for key, value in vars(found).items() if value is not None}
 
 
-def shares(found: Answers) -> dict[str, Any]:
+def shares(found: Answers, leakage: Share | None = None) -> dict[str, Any]:
     """ACC, ASR and RA, or success where it is measured instead, with intervals and n, as JSON values."""
     named = {"acc": found.acc, "asr": found.asr, "ra": found.ra}
-    if found.success is not None:
-        named["success"] = found.success
+    named |= {key: share for key, share in (("success", found.success), ("leakage", leakage)) if share is not None}
     return {
         **{key: share and share.value for key, share in named.items()},
         "intervals": {key: share and [share.low, share.high] for key, share in named.items()},
         "n": {key: share and share.n for key, share in named.items()},
     }
+
+
+def closer(model: nn.Module, test: Images, attack: Attack, compute: Compute) -> dict[str, Any]:
+    """What ACC, ASR and RA leave open: each of several triggers alone, and whether a source-specific one leaks.
+
+    ``triggers``: ASR, interval and n by name, with the most successful one under ``worst``; ``leakage``: share of the
+    triggered images of classes other than source and target that get the target all the same.
+    """
+    found: dict[str, Any] = {}
+    for name, one in attack.variants().items():
+        asr = answers(model, TestSet.of(test, one), compute).asr
+        if asr is not None:
+            found[name] = {"asr": asr.value, "interval": [asr.low, asr.high], "n": asr.n}
+    rows: dict[str, Any] = {}
+    if found:
+        rows = {"triggers": found, "worst": max(found, key=lambda name: found[name]["asr"])}
+    if attack.rule == "source":
+        others = test.x[(test.y != attack.source) & (test.y != attack.target)]
+        rows["leakage"] = Share.of(compute.logits(model, attack.stamped(others)).argmax(1) == attack.target)
+    return rows
 
 
 def probe(test: Images, attack: Attack | None, compute: Compute, n: int = 500) -> Probe:
@@ -381,9 +400,11 @@ def run_attack(
         test = TestSet.of(data.test, attack)
         found = answers(model, test, compute)
         draft.arrays("answers", vectors(found))
+        more = closer(model, data.test, attack, compute) if attack else {}
         unit_table = units(model)
         draft.result = {
-            **shares(found),
+            **shares(found, more.pop("leakage", None)),
+            **more,
             "clean_acc": twin.result["acc"] if twin else None,
             "poisoned": start.poisoned,
             "kinds": start.kinds,

@@ -108,6 +108,7 @@ ATTACK_SETTINGS: dict[str, dict[str, Any]] = {
     "dfst": {"painter_steps": 30, "injector_steps": 5},
     "fc": {"iterations": 10},
     "grond": {"steps": 20},
+    "multi_trigger": {"triggers": "lower_right,blend", "rate": 0.1},
 }
 
 

@@ -6,6 +6,7 @@ from engine.attacks.blend import Blend
 from engine.attacks.dfst import DFST
 from engine.attacks.fc import FeatureCollision
 from engine.attacks.grond import Grond
+from engine.attacks.multi_trigger import MultiTrigger
 from engine.attacks.picture import Picture
 from engine.attacks.sig import SIG
 from engine.registry import Registry
@@ -17,6 +18,7 @@ ATTACKS.add("sig", SIG)
 ATTACKS.add("dfst", DFST)
 ATTACKS.add("fc", FeatureCollision)
 ATTACKS.add("grond", Grond)
+ATTACKS.add("multi_trigger", MultiTrigger)
 
 # Triggers of imported models: they describe what somebody else did, and are not offered for training.
 IMPORTED: Registry[type[Attack]] = Registry("imported trigger")
