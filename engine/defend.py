@@ -245,7 +245,7 @@ def run_sweep(
             "classes": list(suspect.data.classes),
             "mode": spec.mode,
             "points": rows,
-            "n": {"acc": len(test.clean), "asr": None if test.triggered is None else len(test.triggered)},
+            "n": _numbers(test),
             "heldout": decision.held_out.rows() if decision.held_out else [],
             "chosen": chosen,
             "policies": _policies(decision, rows, spec.policy),
@@ -255,6 +255,14 @@ def run_sweep(
             "machine": compute.describe(),
         }
     return open_run(run_folder(asked, _inputs(suspect, spec), out))
+
+
+def _numbers(test: TestSet) -> dict[str, int | None]:
+    """How many images each share of a curve is of."""
+    triggered = None if test.triggered is None else len(test.triggered)
+    if test.measures == "targets":
+        return {"acc": len(test.clean), "asr": None, "success": triggered}
+    return {"acc": len(test.clean), "asr": triggered}
 
 
 def _measured(

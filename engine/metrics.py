@@ -2,14 +2,17 @@
 
 ``acc``: clean test accuracy over all classes. ``asr``: share of the triggered test images whose label the attack
 changes that get the attacker's answer. ``ra``: share of the same images predicted as their true class. ``der`` =
-[max(0, dASR) - max(0, dACC) + 1] / 2 (Zhu et al., FT-SAM, Eq. 7), d = before - after. All fractions are 0..1.
+[max(0, dASR) - max(0, dACC) + 1] / 2 (Zhu et al., FT-SAM, Eq. 7), d = before - after. ``success``, of attacks without
+a trigger: share of the test images that the attacker chose which get the wanted answer. All fractions are 0..1.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+import torch
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
@@ -40,12 +43,14 @@ class Answers:
     """What a model answered on a test set, image by image; ``None`` where there is no trigger.
 
     ``correct`` bool (N,) on clean images; ``fooled`` and ``robust`` bool (M,) on the triggered images whose label
-    the attack changes: attacker's answer, and true class.
+    the attack changes: attacker's answer, and true class. ``hit`` bool (M,) instead for an attack without a trigger:
+    the attacker's answer on the test images that it chose.
     """
 
     correct: Tensor
     fooled: Tensor | None = None
     robust: Tensor | None = None
+    hit: Tensor | None = None
 
     @property
     def acc(self) -> Share:
@@ -59,10 +64,17 @@ class Answers:
     def ra(self) -> Share | None:
         return None if self.robust is None else Share.of(self.robust)
 
+    @property
+    def success(self) -> Share | None:
+        return None if self.hit is None else Share.of(self.hit)
+
 
 @dataclass(frozen=True)
 class TestSet:
-    """Clean images with their triggered copies made once: ``triggered`` float (M, C, H, W) or ``None``."""
+    """Clean images with their triggered copies made once: ``triggered`` float (M, C, H, W) or ``None``.
+
+    ``measures`` as in :class:`Attack`; ``triggered`` are the chosen images as they are where it is ``targets``.
+    """
 
     __test__ = False  # not a test case, whatever pytest thinks of the name
 
@@ -70,20 +82,28 @@ class TestSet:
     triggered: Tensor | None = None
     truth: Tensor | None = None
     wanted: Tensor | None = None
+    measures: Literal["trigger", "targets"] = "trigger"
 
     @classmethod
     def of(cls, clean: Images, attack: Attack | None) -> TestSet:
         if attack is None:
             return cls(clean)
+        if attack.measures == "targets":
+            chosen = clean[torch.isin(clean.ids, attack.state["targets"])]
+            return cls(clean, chosen.x.float() / 255, chosen.y, attack.label(chosen.y), "targets")
         changed = attack.changed(clean.y)
         truth = clean.y[changed]
         return cls(clean, attack.stamped(clean.x[changed]), truth, attack.label(truth))
 
     def head(self, n: int) -> TestSet:
-        """The first ``n`` clean and the first ``n`` triggered images (test sets are shuffled as published)."""
+        """The first ``n`` clean and the first ``n`` triggered images (test sets are shuffled as published).
+
+        The images that an attack chose are few: all of them are kept.
+        """
         if self.triggered is None or self.truth is None or self.wanted is None:
             return TestSet(self.clean[:n])
-        return TestSet(self.clean[:n], self.triggered[:n], self.truth[:n], self.wanted[:n])
+        m = n if self.measures == "trigger" else len(self.triggered)
+        return TestSet(self.clean[:n], self.triggered[:m], self.truth[:m], self.wanted[:m], self.measures)
 
 
 def answers(model: nn.Module, test: TestSet, compute: Compute) -> Answers:
@@ -97,6 +117,8 @@ def judged(test: TestSet, clean: Tensor, triggered: Tensor | None) -> Answers:
     if triggered is None or test.truth is None or test.wanted is None:
         return Answers(correct)
     said = triggered.argmax(1)
+    if test.measures == "targets":
+        return Answers(correct, hit=said == test.wanted)
     return Answers(correct, said == test.wanted, said == test.truth)
 
 

@@ -18,7 +18,7 @@ from engine.data.base import DataSet, Images
 from engine.demos import open_suspect
 from engine.group import train_in_group
 from engine.intake import given
-from engine.metrics import Answers, TestSet, answers
+from engine.metrics import Answers, Share, TestSet, answers
 from engine.models import MODELS, build
 from engine.models.base import Classifier
 from engine.models.neurons import Units, units
@@ -107,7 +107,7 @@ class Suspect:
         """The answers on the whole test set: those on record where they were made in this precision."""
         if self.run.has("answers.safetensors") and self.run.result.get("precision") == compute.precision:
             found = {k: torch.from_numpy(v.astype(bool)) for k, v in self.run.arrays("answers").items()}
-            return Answers(found["correct"], found.get("fooled"), found.get("robust"))
+            return Answers(**found)
         return answers(self.model, self.test_set(), compute)
 
 
@@ -146,6 +146,9 @@ def load_suspect(name: str, compute: Compute) -> Suspect:
         state = run.arrays(TRIGGER) if run.has(f"{TRIGGER}.safetensors") else {}
         attack = attack.bound(len(data.classes), {key: torch.from_numpy(value) for key, value in state.items()})
     stamped = None
+    if attack is not None and attack.measures == "targets":
+        # There is no trigger to show or to use, only the images that the attacker chose.
+        stamped, attack = TestSet.of(data.test, attack), None
     if run.has("triggered.safetensors"):
         stamped = stamped_set(data.test, run.arrays("triggered"))
     compute.model(model).eval()
@@ -214,13 +217,13 @@ def layer_rows(found: Units) -> list[dict[str, Any]]:
 
 def vectors(found: Answers) -> dict[str, np.ndarray]:
     """Answers image by image as a run stores them, uint8 (N,) each."""
-    known = {"correct": found.correct, "fooled": found.fooled, "robust": found.robust}
-    return {key: value.numpy().astype(np.uint8) for key, value in known.items() if value is not None}
+    return {key: value.numpy().astype(np.uint8) for key, value in vars(found).items() if value is not None}
 
 
-def shares(found: Answers) -> dict[str, Any]:
-    """ACC, ASR and RA with intervals and n, as JSON values."""
+def shares(found: Answers, leakage: Share | None = None) -> dict[str, Any]:
+    """ACC, ASR and RA, or success where it is measured instead, with intervals and n, as JSON values."""
     named = {"acc": found.acc, "asr": found.asr, "ra": found.ra}
+    named |= {key: share for key, share in (("success", found.success), ("leakage", leakage)) if share is not None}
     return {
         **{key: share and share.value for key, share in named.items()},
         "intervals": {key: share and [share.low, share.high] for key, share in named.items()},
@@ -235,6 +238,26 @@ def taught(attack: Attack | None, procedure: Procedure | None) -> Attack | None:
     return attack.bound(attack.classes, {**attack.state, **procedure.state()})
 
 
+def closer(model: nn.Module, test: Images, attack: Attack, compute: Compute) -> dict[str, Any]:
+    """What ACC, ASR and RA leave open: each of several triggers alone, and whether a source-specific one leaks.
+
+    ``triggers``: ASR, interval and n by name, with the most successful one under ``worst``; ``leakage``: share of the
+    triggered images of classes other than source and target that get the target all the same.
+    """
+    found: dict[str, Any] = {}
+    for name, one in attack.variants().items():
+        asr = answers(model, TestSet.of(test, one), compute).asr
+        if asr is not None:
+            found[name] = {"asr": asr.value, "interval": [asr.low, asr.high], "n": asr.n}
+    rows: dict[str, Any] = {}
+    if found:
+        rows = {"triggers": found, "worst": max(found, key=lambda name: found[name]["asr"])}
+    if attack.rule == "source":
+        others = test.x[(test.y != attack.source) & (test.y != attack.target)]
+        rows["leakage"] = Share.of(compute.logits(model, attack.stamped(others)).argmax(1) == attack.target)
+    return rows
+
+
 def probe(
     test: Images, attack: Attack | None, compute: Compute, n: int = 500, procedure: Procedure | None = None
 ) -> Probe:
@@ -242,6 +265,8 @@ def probe(
 
     The trigger is the one that the ``procedure``, if it trains one, has come to.
     """
+    if attack is not None and attack.measures == "targets":
+        attack = None
     fixed = TestSet.of(test[:n], attack) if attack is None or procedure is None else None
 
     def measure(model: nn.Module) -> dict[str, float | None]:
@@ -300,7 +325,8 @@ class Start:
         if attack is None:
             return cls(model, data.train, data, None, {})
         classes = len(data.classes)
-        lab = Lab(data.train, classes, compute, spec.seed, clean, progress, keep)
+        targets = data.test if attack.measures == "targets" else None
+        lab = Lab(data.train, classes, compute, spec.seed, clean, progress, keep, targets)
         if saved := keep.read("poison"):
             found = {key: torch.from_numpy(value.copy()) for key, value in saved[0].items()}
             x, y = data.train.x.clone(), data.train.y.clone()
@@ -389,9 +415,11 @@ def run_attack(
         test = TestSet.of(data.test, attack)
         found = answers(model, test, compute)
         draft.arrays("answers", vectors(found))
+        more = closer(model, data.test, attack, compute) if attack else {}
         unit_table = units(model)
         draft.result = {
-            **shares(found),
+            **shares(found, more.pop("leakage", None)),
+            **more,
             "clean_acc": twin.result["acc"] if twin else None,
             "poisoned": start.poisoned,
             "kinds": start.kinds,

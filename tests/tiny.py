@@ -112,13 +112,16 @@ ATTACK_SETTINGS: dict[str, dict[str, Any]] = {
     "dynamic": {"mask_epochs": 1, "width": 4},
     "dfst": {"painter_steps": 30, "injector_steps": 5},
     "lira": {"epsilon": 0.1, "width": 4, "generator_lr": 0.01},
+    "fc": {"iterations": 10},
+    "grond": {"steps": 20},
+    "multi_trigger": {"triggers": "lower_right,blend", "rate": 0.1},
 }
 
 
 def ready(name: str, data: DataSet, clean: nn.Module, **settings: Any) -> Attack:
     """An attack that can put its trigger on the shapes: prepared, its procedure begun but not trained."""
     attack = ATTACKS[name].build(ATTACK_SETTINGS.get(name), **settings).bound(len(CLASSES))
-    lab = Lab(data.train, len(CLASSES), Compute("cpu", exact=True), clean=clean)
+    lab = Lab(data.train, len(CLASSES), Compute("cpu", exact=True), clean=clean, targets=data.test)
     attack = attack.bound(len(CLASSES), attack.prepare(lab))
     procedure = attack.procedure(lab)
     return attack.bound(len(CLASSES), {**attack.state, **(procedure.state() if procedure else {})})

@@ -6,13 +6,15 @@ from engine.attacks.awp import AWP
 from engine.attacks.badnets import BadNets
 from engine.attacks.base import Attack, Lab, Poisoned, Preset, Procedure
 from engine.attacks.blend import Blend
+from engine.attacks.bpp import BPP
 from engine.attacks.cl import CL
 from engine.attacks.dfst import DFST
 from engine.attacks.dynamic import Dynamic
+from engine.attacks.fc import FeatureCollision
+from engine.attacks.grond import Grond
 from engine.attacks.lf import LF
-from engine.attacks.bpp import BPP
-from engine.attacks.dynamic import Dynamic
 from engine.attacks.lira import LIRA
+from engine.attacks.multi_trigger import MultiTrigger
 from engine.attacks.picture import Picture
 from engine.attacks.refool import Refool
 from engine.attacks.sig import SIG
@@ -36,6 +38,9 @@ ATTACKS.add("dfst", DFST)
 ATTACKS.add("refool", Refool)
 ATTACKS.add("lira", LIRA)
 ATTACKS.add("bpp", BPP)
+ATTACKS.add("fc", FeatureCollision)
+ATTACKS.add("grond", Grond)
+ATTACKS.add("multi_trigger", MultiTrigger)
 
 # Triggers of imported models: they describe what somebody else did, and are not offered for training.
 IMPORTED: Registry[type[Attack]] = Registry("imported trigger")

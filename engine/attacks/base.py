@@ -68,6 +68,8 @@ class Lab:
     clean: nn.Module | None = None
     progress: Report = _silent
     keep: Keep = field(default=NOTHING)
+    targets: Images | None = None
+    """The pictures among which an attack without a trigger finds those that it wants misjudged: the test images."""
 
     def rng(self, purpose: str) -> torch.Generator:
         return generator(self.seed, purpose)
@@ -141,6 +143,10 @@ class Attack(Spec):
     """Whether the trigger has a state: it does not exist before it was optimised or trained."""
     poisons_batches: ClassVar[bool] = False
     """Whether the procedure poisons batch by batch, so that the training set itself stays clean."""
+    measures: ClassVar[Literal["trigger", "targets"]] = "trigger"
+    """What tells how well the attack works: triggered test images (ASR), or the chosen ones, unchanged (success).
+
+    An attack of the latter kind has the numbers of its test images, int64 (M,), in its state ``targets``."""
     rules: ClassVar[tuple[str, ...]] = ("all_to_one", "all_to_all", "source")
     presets: ClassVar[Mapping[str, Preset]] = {"paper": Preset()}
 

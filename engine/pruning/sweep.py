@@ -21,7 +21,7 @@ from engine.train import Progress, silent
 def point(found: Answers, threshold: float | None, pruned: int) -> dict[str, Any]:
     """One point of a curve as JSON values: shares with the ends of their intervals."""
     row: dict[str, Any] = {"threshold": threshold, "pruned": pruned}
-    for key in ("acc", "asr", "ra"):
+    for key in ("acc", "asr", "ra", *(["success"] if found.success else [])):
         share: Share | None = getattr(found, key)
         row |= {key: share and share.value, f"{key}_low": share and share.low, f"{key}_high": share and share.high}
     return row
