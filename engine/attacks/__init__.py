@@ -10,6 +10,7 @@ from engine.attacks.lf import LF
 from engine.attacks.picture import Picture
 from engine.attacks.refool import Refool
 from engine.attacks.sig import SIG
+from engine.attacks.ssba import SSBA
 from engine.attacks.trojan import Trojan
 from engine.registry import Registry
 
@@ -23,6 +24,7 @@ ATTACKS.add("cl", CL)
 ATTACKS.add("adaptive_patch", AdaptivePatch)
 ATTACKS.add("lf", LF)
 ATTACKS.add("refool", Refool)
+ATTACKS.add("ssba", SSBA)
 
 # Triggers of imported models: they describe what somebody else did, and are not offered for training.
 IMPORTED: Registry[type[Attack]] = Registry("imported trigger")
