@@ -108,6 +108,7 @@ ATTACK_SETTINGS: dict[str, dict[str, Any]] = {
     "sig": {"frequency": 2},
     "adaptive_patch": {"size": 4},
     "cl": {"steps": 3},
+    "ssba": {"bits": 8, "width": 8, "steps": 30, "batch": 20},
     "trojan": {"iterations": 20},
     "dynamic": {"mask_epochs": 1, "width": 4},
     "dfst": {"painter_steps": 30, "injector_steps": 5},

@@ -18,6 +18,7 @@ from engine.attacks.multi_trigger import MultiTrigger
 from engine.attacks.picture import Picture
 from engine.attacks.refool import Refool
 from engine.attacks.sig import SIG
+from engine.attacks.ssba import SSBA
 from engine.attacks.trojan import Trojan
 from engine.attacks.wanet import WaNet
 from engine.registry import Registry
@@ -41,6 +42,7 @@ ATTACKS.add("bpp", BPP)
 ATTACKS.add("fc", FeatureCollision)
 ATTACKS.add("grond", Grond)
 ATTACKS.add("multi_trigger", MultiTrigger)
+ATTACKS.add("ssba", SSBA)
 
 # Triggers of imported models: they describe what somebody else did, and are not offered for training.
 IMPORTED: Registry[type[Attack]] = Registry("imported trigger")

@@ -33,6 +33,7 @@ class CL(Attack):
     paper: ClassVar[str] = "https://arxiv.org/abs/1912.02771"
     clean_label: ClassVar[bool] = True
     needs_clean_model: ClassVar[bool] = True
+    rules: ClassVar[tuple[str, ...]] = ("all_to_one",)
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset(),
         "small": Preset(

@@ -32,6 +32,8 @@ class LF(Attack):
     paper: ClassVar[str] = "https://arxiv.org/abs/2104.03413"
     needs_clean_model: ClassVar[bool] = True
     learned: ClassVar[bool] = True
+    # The perturbation is optimised towards one class.
+    rules: ClassVar[tuple[str, ...]] = ("all_to_one", "source")
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset(),
         "small": Preset(
