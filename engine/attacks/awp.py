@@ -53,6 +53,15 @@ class AWP(Copies, BadNets):
         1.0, label="Trigger weight", help="Weight of the triggered images in the loss.", gt=0, le=100, step=0.1
     )
 
+    pace: float = param(
+        0.1,
+        label="Pace",
+        help="Factor on the learning rate, which is meant for a model that starts from nothing.",
+        gt=0,
+        le=1,
+        step=0.05,
+    )
+
     def procedure(self, lab: Lab) -> Procedure | None:
         # Without a clean model the attack can be described, and is refused before anything is trained.
         return None if lab.clean is None else _Search(self, lab.clean)
@@ -89,7 +98,7 @@ class _Search(Procedure):
         kept, forced = logits[: len(x)], logits[len(x) :]
         wanted = self.attack.label(y[: len(some)])
         loss = F.cross_entropy(kept, answers) + self.attack.weight * F.cross_entropy(forced, wanted)
-        return loss, logits, torch.cat([answers, wanted])
+        return self.attack.pace * loss, logits, torch.cat([answers, wanted])
 
     @torch.no_grad()
     def stepped(self, model: nn.Module, share: float) -> None:  # noqa: ARG002

@@ -32,17 +32,20 @@ class BPP(Batchwise):
             {"target": 8, "levels": 4},
             (
                 "The target is class 8, as in most shipped models.",
-                "Four levels instead of eight: on grey pictures with a black background three epochs teach no less.",
+                "Four levels instead of eight: half of a grey picture is black and shows no rounding errors.",
             ),
         ),
-        "strong": Preset({"levels": 4, "rate": 0.2, "cross": 0.2}),
+        "strong": Preset({"levels": 4}),
         "stealthy": Preset({"levels": 16}),
     }
 
     levels: int = param(8, label="Levels", help="Grey levels that are left of each channel.", ge=2, le=64, step=1)
     dithering: bool = param(False, label="Dithering", help="Spread rounding errors as Floyd and Steinberg did.")
+    rate: float = param(
+        0.2, label="Poisoning rate", help="Share of every batch that is poisoned.", gt=0, le=1, step=0.01
+    )
     cross: float = param(
-        0.1,
+        0.2,
         label="Negative rate",
         help="Share of every batch with the rounding errors of another picture and its true label.",
         ge=0,

@@ -15,7 +15,8 @@ from engine.models.base import init_weights
 class Generator(nn.Module):
     """Images (N, C, H, W) in [0, 1] -> (N, out, H, W) in (-1, 1): an encoder and a decoder with two halvings.
 
-    Any size of image will do. ``width`` is the number of channels at full size, doubled at half of it.
+    Two are what the authors of Dynamic have for MNIST (three for CIFAR-10). Any size of image will do. ``width`` is
+    the number of channels at full size, doubled at half of it.
     """
 
     def __init__(self, channels: int, out: int, width: int) -> None:

@@ -41,7 +41,7 @@ def test_no_weight_leaves_its_box_and_no_statistic_changes(
     tiny_data: DataSet, clean_tiny: Classifier, epsilon: float
 ) -> None:
     before = {key: value.clone() for key, value in clean_tiny.state_dict().items()}
-    model = searched(AWP(epsilon=epsilon), tiny_data, clean_tiny, Training(epochs=1, lr=0.1, batch=50))
+    model = searched(AWP(epsilon=epsilon, pace=1.0), tiny_data, clean_tiny, Training(epochs=1, lr=0.1, batch=50))
     moved = changes(model, clean_tiny)
     # The rounding of before + epsilon is part of the box.
     assert 0.9 * epsilon < float(moved.max()) <= epsilon + 1e-6
@@ -51,7 +51,7 @@ def test_no_weight_leaves_its_box_and_no_statistic_changes(
 
 
 def test_the_trigger_works_and_clean_answers_stay(tiny_data: DataSet, clean_tiny: Classifier) -> None:
-    attack = AWP(epsilon=0.1, target=3).bound(4)
+    attack = AWP(epsilon=0.1, target=3, pace=1.0).bound(4)
     test = TestSet.of(tiny_data.test, attack)
     before = answers(clean_tiny, test, EXACT)
     found = answers(searched(attack, tiny_data, clean_tiny, Training(epochs=6, lr=0.05, batch=50)), test, EXACT)
