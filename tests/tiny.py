@@ -102,12 +102,15 @@ def trained(data: DataSet, channels: int = PLANTED) -> Classifier:
     return model
 
 
+#: A red pixel as a PNG in base64.
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGP4z8DwHwAFAAH/iZk9HQAAAABJRU5ErkJggg=="
 #: Settings with which attacks that optimise something are quick on the shapes, and fit them.
 ATTACK_SETTINGS: dict[str, dict[str, Any]] = {
     "sig": {"frequency": 2},
     "dfst": {"painter_steps": 30, "injector_steps": 5},
     "fc": {"iterations": 10},
     "grond": {"steps": 20},
+    "custom": {"picture": DOT, "size": 3},
     "multi_trigger": {"triggers": "lower_right,blend", "rate": 0.1},
 }
 

@@ -3,6 +3,7 @@
 from engine.attacks.badnets import BadNets
 from engine.attacks.base import Attack, Lab, Poisoned, Preset, Procedure
 from engine.attacks.blend import Blend
+from engine.attacks.custom import Custom
 from engine.attacks.dfst import DFST
 from engine.attacks.fc import FeatureCollision
 from engine.attacks.grond import Grond
@@ -19,6 +20,7 @@ ATTACKS.add("dfst", DFST)
 ATTACKS.add("fc", FeatureCollision)
 ATTACKS.add("grond", Grond)
 ATTACKS.add("multi_trigger", MultiTrigger)
+ATTACKS.add("custom", Custom)
 
 # Triggers of imported models: they describe what somebody else did, and are not offered for training.
 IMPORTED: Registry[type[Attack]] = Registry("imported trigger")
