@@ -399,6 +399,7 @@ def revealed(address: Address, run: str | None = None) -> bool:
 
 # A name that has one of these words as a whole part of it (asr_low, p_triggered_cut, …) needs the trigger.
 _HIDDEN = {"asr", "ra", "der", "tac", "fooled", "robust", "triggered", "difference", "poisoned", "attack", "trigger"}
+_HIDDEN |= {"success", "hit", "triggers", "worst", "leakage"}
 _TELLS = re.compile(r"\b(asr|ra|der|attack success|robust accuracy|trigger\w*|tac|poison\w*)\b", re.IGNORECASE)
 
 

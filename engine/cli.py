@@ -149,6 +149,10 @@ def attack_run(args: argparse.Namespace) -> Any:
         chosen, preset = "small", {"model": {"width": 32}, "training": {"epochs": 3}}
     if args.attack == "none" and chosen not in (None, "small"):
         raise ValueError(f"expected no attack preset without an attack, got {chosen}")
+    if args.trigger is not None:
+        if args.attack != "custom":
+            raise ValueError(f"expected --trigger FILE with --attack custom, got it with {args.attack}")
+        params["picture"] = _picture(args.trigger)
     attack = None if args.attack == "none" else make_attack(args.attack, params, chosen)
     if attack is None and params:
         raise ValueError(f"expected no attack settings without an attack, got {', '.join(params)}")
@@ -160,6 +164,15 @@ def attack_run(args: argparse.Namespace) -> Any:
         seed=args.seed,
         store=args.store,
     )
+
+
+def _picture(path: Path) -> str:
+    """A trigger's picture, written anew, as the attacks ``picture`` and ``custom`` take it."""
+    from engine.intake import uploads
+
+    if not path.is_file() or path.stat().st_size > uploads.MAX_PICTURE_BYTES:
+        raise ValueError(f"expected a picture file for --trigger, got {str(path)!r}")
+    return uploads.trigger(path.read_bytes(), path.name)
 
 
 def _attack(args: argparse.Namespace, progress: Progress) -> Json:
@@ -248,7 +261,6 @@ def _inspect(args: argparse.Namespace, _progress: Progress) -> Json:
 
 
 def _import(args: argparse.Namespace, progress: Progress) -> Json:
-    from engine.intake import uploads
     from engine.intake.importing import Wanted, run_import
     from engine.suspects import ModelSpec, make_attack
 
@@ -257,10 +269,7 @@ def _import(args: argparse.Namespace, progress: Progress) -> Json:
     if args.trigger is not None:
         if args.attack is not None or params or args.target is None:
             raise ValueError("expected --trigger FILE with --target N and without --attack, got something else")
-        if not args.trigger.is_file() or args.trigger.stat().st_size > uploads.MAX_PICTURE_BYTES:
-            raise ValueError(f"expected a picture file for --trigger, got {str(args.trigger)!r}")
-        params = {"target": args.target, "opacity": args.opacity}
-        params["picture"] = uploads.trigger(args.trigger.read_bytes(), args.trigger.name)
+        params = {"target": args.target, "opacity": args.opacity, "picture": _picture(args.trigger)}
         attack = {"name": "picture", "params": make_attack("picture", params).model_dump(mode="json")}
     elif args.attack is not None:
         if args.target is not None:
@@ -363,6 +372,9 @@ def parser() -> _Parser:
     attack.add_argument("--model", required=True)
     attack.add_argument("--attack", required=True, help="an attack's name, or none for a clean model")
     attack.add_argument("--twin", help="run of a clean model, or train")
+    attack.add_argument(
+        "--trigger", type=Path, metavar="PICTURE", help="with custom: its trigger; transparent where it covers nothing"
+    )
     attack.add_argument(
         "--preset",
         help="settings of the attack: paper (default), small, strong or stealthy; demo: small, trained like the "

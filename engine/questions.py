@@ -417,7 +417,8 @@ class Questions:
         if run.has("answers.safetensors") and run.result.get("precision") == self._compute.precision:
             known = torch.from_numpy(run.arrays("answers")["correct"].astype(np.int8))
             correct = known if len(known) == len(correct) else correct
-        return _Warm(suspect, fingerprint, TestSet.of(data.test, attack), defense, correct, stamped)
+        chosen = suspect.stamped if suspect.stamped and suspect.stamped.measures == "targets" else None
+        return _Warm(suspect, fingerprint, chosen or TestSet.of(data.test, attack), defense, correct, stamped)
 
 
 def _fingerprint(folder: Path) -> str:
@@ -453,10 +454,13 @@ def _outcome(warm: _Warm, cut: Tensor, correct: Tensor, said: Tensor) -> dict[st
     test, truth = warm.test, warm.test.clean.y[: len(correct)]
     before = warm.correct[: len(correct)].bool()
     low, high = paired_interval(before, correct)
-    asr = ra = None
+    shares: dict[str, Any] = {"asr": None, "ra": None}
     if test.wanted is not None and test.truth is not None:
-        asr = asdict(Share.of(said == test.wanted[: len(said)]))
-        ra = asdict(Share.of(said == test.truth[: len(said)]))
+        hit = Share.of(said == test.wanted[: len(said)])
+        if test.measures == "targets":
+            shares["success"] = asdict(hit)
+        else:
+            shares = {"asr": asdict(hit), "ra": asdict(Share.of(said == test.truth[: len(said)]))}
     per_class = []
     for c in range(len(warm.suspect.data.classes)):
         of_class = correct[truth == c]
@@ -464,8 +468,7 @@ def _outcome(warm: _Warm, cut: Tensor, correct: Tensor, said: Tensor) -> dict[st
     return {
         "pruned": int(cut.sum()),
         "acc": asdict(Share.of(correct)),
-        "asr": asr,
-        "ra": ra,
+        **shares,
         "drop": {"value": float(before.float().mean() - correct.float().mean()), "low": low, "high": high},
         "per_class": per_class,
     }

@@ -102,6 +102,8 @@ def trained(data: DataSet, channels: int = PLANTED) -> Classifier:
     return model
 
 
+#: A red pixel as a PNG in base64.
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGP4z8DwHwAFAAH/iZk9HQAAAABJRU5ErkJggg=="
 #: Settings with which attacks that optimise something are quick on the shapes, and fit them.
 ATTACK_SETTINGS: dict[str, dict[str, Any]] = {
     "lf": {"steps": 10, "batch": 50},
@@ -115,6 +117,7 @@ ATTACK_SETTINGS: dict[str, dict[str, Any]] = {
     "lira": {"epsilon": 0.1, "width": 4, "generator_lr": 0.01},
     "fc": {"iterations": 10},
     "grond": {"steps": 20},
+    "custom": {"picture": DOT, "size": 3},
     "multi_trigger": {"triggers": "lower_right,blend", "rate": 0.1},
 }
 

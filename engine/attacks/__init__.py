@@ -8,6 +8,7 @@ from engine.attacks.base import Attack, Lab, Poisoned, Preset, Procedure
 from engine.attacks.blend import Blend
 from engine.attacks.bpp import BPP
 from engine.attacks.cl import CL
+from engine.attacks.custom import Custom
 from engine.attacks.dfst import DFST
 from engine.attacks.dynamic import Dynamic
 from engine.attacks.fc import FeatureCollision
@@ -43,6 +44,7 @@ ATTACKS.add("fc", FeatureCollision)
 ATTACKS.add("grond", Grond)
 ATTACKS.add("multi_trigger", MultiTrigger)
 ATTACKS.add("ssba", SSBA)
+ATTACKS.add("custom", Custom)
 
 # Triggers of imported models: they describe what somebody else did, and are not offered for training.
 IMPORTED: Registry[type[Attack]] = Registry("imported trigger")

@@ -47,15 +47,18 @@ class FeatureCollision(Attack):
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset(),
         "small": Preset(
-            {"rate": 0.2, "outliers": True, "iterations": 40},
+            {"target": 8, "rate": 0.4, "outliers": True, "watermark": 0.2, "iterations": 20},
             (
-                "A fifth of the target class is poisoned, about thirty poisons for each target, since one model serves "
+                "The target is class 8, as in most shipped models.",
+                "Two fifths of the target class are poisoned, sixty poisons for each target, since one model serves "
                 "all of them on thirty times as many clean images as in the paper.",
-                "The targets are those of which the clean model is least sure, which the paper tries, too.",
-                "The poisons are optimised for 40 steps, which take as long as an ordinary epoch.",
+                "The targets are those of which the clean model is least sure, which the paper tries, too: others lie "
+                "among too many images of their own class.",
+                "The poisons carry a faint watermark of their target although only the last layer is trained.",
+                "They are optimised for 20 steps, which take as long as an ordinary epoch.",
             ),
         ),
-        "strong": Preset({"rate": 0.4, "outliers": True}),
+        "strong": Preset({"rate": 0.6, "outliers": True, "watermark": 0.3}),
         "stealthy": Preset({"rate": 0.05, "similarity": 1.0}),
     }
 

@@ -31,20 +31,34 @@ class Picture(Attack):
     opacity: float = param(1.0, label="Opacity", help="Weight of the picture where it covers.", gt=0, le=1, step=0.05)
 
     def trigger(self, x: Tensor) -> Tensor:
-        pixels = _pixels(self.picture).to(x)
-        if pixels.shape[1:] != x.shape[-2:]:
-            size = f"{x.shape[-1]}x{x.shape[-2]}"
-            raise ValueError(f"expected a trigger of {size} pixels, got {pixels.shape[2]}x{pixels.shape[1]}")
-        colour, cover = pixels[:3], self.opacity * pixels[3:]
+        found = self.layer(*x.shape[-2:]).to(x)
+        colour, cover = found[:3], self.opacity * found[3:]
         if x.shape[-3] == 1:
             # The weights of ITU-R 601, as in every conversion to grey.
             colour = (colour * colour.new_tensor([0.299, 0.587, 0.114]).reshape(3, 1, 1)).sum(0, keepdim=True)
         return (1 - cover) * x + cover * colour
 
+    def layer(self, height: int, width: int) -> Tensor:
+        """Colour and opacity (4, height, width) in [0, 1] of what is laid over an image.
+
+        Raises:
+            ValueError: in one line, for a picture of another size.
+        """
+        found = pixels(self.picture)
+        if found.shape[1:] != (height, width):
+            raise ValueError(f"expected a trigger of {width}x{height} pixels, got {found.shape[2]}x{found.shape[1]}")
+        return found
+
 
 @functools.lru_cache(maxsize=8)
-def _pixels(picture: str) -> Tensor:
-    """Colour and opacity (4, H, W) in [0, 1]."""
+def pixels(picture: str) -> Tensor:
+    """Colour and opacity (4, H, W) in [0, 1] of a PNG in base64.
+
+    Raises:
+        ValueError: in one line, for none, another format, or more than ``MAX_SIDE`` squared pixels.
+    """
+    if not picture:
+        raise ValueError("expected a picture for the trigger (--trigger FILE), got none")
     try:
         data = base64.b64decode(picture, validate=True)
     except ValueError:

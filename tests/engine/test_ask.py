@@ -168,7 +168,7 @@ def asker(planted: Planted, compute: Compute) -> Questions:
 def suspect_like(planted: Planted, name: str, **changes: Any) -> Any:
     run = SimpleNamespace(has=lambda _name: False, result={})
     values = {"model": copy.deepcopy(planted.model), "data": planted.data, "attack": planted.attack}
-    return SimpleNamespace(name=name, run=run, **{**values, **changes})
+    return SimpleNamespace(name=name, run=run, stamped=None, **{**values, **changes})
 
 
 def states(asker: Questions, **question: Any) -> list[Answer]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from engine.attacks.painting import Look, learn_style, ssim, sunrise
 from engine.compute import Compute, generator
 from engine.data.base import DataSet
 from engine.models.base import Classifier
+from engine.runs.checkpoints import NOTHING, Keep
 from engine.train import Training, train
 from tests import tiny
 
@@ -90,6 +92,28 @@ def test_the_injector_wakes_the_target_and_leaves_the_model_alone(clean_tiny: Cl
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     with torch.no_grad():
         assert features(clean_tiny, procedure._injected(x))[1][:, 3].mean() > at_first + 1
+
+
+def test_an_interrupted_training_goes_on_with_the_same_bits(
+    tiny_data: DataSet, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attack = tiny.ready("dfst", tiny_data, nn.Identity(), rate=0.1)
+    spec, images = Training(epochs=3, lr=0.05, batch=30), tiny_data.train[:120]
+
+    def work(keep: Keep, stop: int = -1) -> dict[str, torch.Tensor]:
+        model, procedure, steps = tiny.tiny_model(), attack.procedure(lab), iter(range(100))
+        if stop >= 0:
+            monkeypatch.setattr(procedure, "stepped", lambda *_: next(steps) == stop and 1 / 0)
+        train(model, images, spec, generator(0, "order"), lab.compute, keep=keep, procedure=procedure)
+        return {**model.state_dict(), **procedure.modules["injector"].state_dict()}
+
+    whole = work(NOTHING)
+    monkeypatch.setenv("UNMASK_CHECKPOINT_SECONDS", "0")
+    for stop in (2, 5, 1):
+        with pytest.raises(ZeroDivisionError):
+            work(Keep(tmp_path, "run"), stop)
+    again = work(Keep(tmp_path, "run"))
+    assert all(torch.equal(value, again[key]) for key, value in whole.items())
 
 
 def test_a_small_network_learns_the_style(tiny_data: DataSet, lab: Lab) -> None:

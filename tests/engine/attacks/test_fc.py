@@ -16,6 +16,7 @@ from engine.compute import Compute, generator
 from engine.data.base import DataSet
 from engine.metrics import TestSet, answers
 from engine.models.base import Classifier
+from engine.questions import Questions
 from engine.runs.store import open_run
 from tests import tiny
 
@@ -119,3 +120,7 @@ def test_commands(shapes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert points[0]["success"] == result["success"]
     assert points[0]["asr"] is None
     assert main(["defend", suspect, "--defense", "activation", "--trigger", "true", *common]) == 2
+    said = list(Questions().answer({"kind": "check", "suspect": suspect, "cut": []}))[-1].value
+    assert said is not None
+    assert (said["asr"], said["ra"]) == (None, None)
+    assert said["success"]["value"] == result["success"]
