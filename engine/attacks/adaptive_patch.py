@@ -36,7 +36,7 @@ class AdaptivePatch(Covered):
             (
                 "The target is class 8, as in most shipped models.",
                 "2 % poisoned images instead of 0.3 %, because 150 images are too few for three passes.",
-                "1 % cover images instead of 0.6 %, so that the patches are learned in three passes, too.",
+                "1 % cover images instead of 0.6 %: half as many as poisoned ones, not twice as many.",
             ),
         ),
         "strong": Preset({"rate": 0.05, "cover": 0.02}),
