@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from engine.attacks.base import COVER, CROSS, POISONED, Lab, Preset, Procedure
 from engine.attacks.batchwise import Batchwise
-from engine.attacks.generators import Generator, fresh, loaded, stored
+from engine.attacks.generators import Generator, fresh, loaded, settle, stored
 from engine.resume import passes
 from engine.spec import param
 from engine.train import batches
@@ -92,6 +92,8 @@ class Dynamic(Batchwise):
                     share = (epoch + step / len(order)) / self.mask_epochs
                     lab.progress(f"mask, pass {epoch + 1} of {self.mask_epochs}", share, loss=float(loss.detach()))
             log.append({"loss": float(loss.detach()), "density": float(m.detach().mean())})
+        with lab.compute.autocast():
+            settle(net, (lab.compute.images(part) for part in lab.images.x[:4096].split(128)))
         return {key: value.cpu() for key, value in stored(net, "mask").items()}
 
     def procedure(self, lab: Lab) -> Procedure:

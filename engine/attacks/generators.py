@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,24 @@ def fresh(channels: int, out: int, width: int, rng: torch.Generator, compute: Co
     init_weights(net, rng)
     compute.model(net)
     return net
+
+
+@torch.no_grad()
+def settle(net: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Measure the statistics of the normalisation layers anew, as means over batches; the weights stay.
+
+    The running ones lag behind weights that move fast: in evaluation mode the network would be another one.
+    """
+    layers = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None
+    net.train()
+    for x in batches:
+        net(x)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
 
 
 def stored(net: nn.Module, name: str) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from engine.attacks import Lab
 from engine.attacks.base import CROSS, POISONED
 from engine.attacks.dynamic import Dynamic, colours, opacity, sameness
-from engine.attacks.generators import fresh, loaded, stored
+from engine.attacks.generators import fresh, loaded, settle, stored
 from engine.compute import Compute, generator
 from engine.data.base import DataSet
 from engine.metrics import TestSet
@@ -50,10 +50,23 @@ def test_generators_take_any_size_and_draw_from_their_generator_alone(channels: 
         assert torch.equal(made, same(x))
         assert not torch.equal(made, other(x))
         again = loaded(stored(net, "g"), "g", channels, x.device)
-        assert torch.equal(again(x), made)
+        assert torch.allclose(again(x), made, atol=1e-5)  # weights in another memory format
     assert not any(parameter.requires_grad for parameter in again.parameters())
     with pytest.raises(ValueError, match=rf"^expected images with {channels} channels for this trigger, got 2$"):
         loaded(stored(net, "g"), "g", 2, x.device)
+
+
+def test_settled_statistics_are_those_of_the_pictures() -> None:
+    net = fresh(1, 1, 4, generator(0, "net"), EXACT)
+    x = torch.rand(12, 1, 8, 8, generator=generator(0, "x"))
+    layer, weights = net.down1[0][1], [parameter.clone() for parameter in net.parameters()]
+    settle(net, x.split(4))
+    seen = net.down1[0][0](2 * x - 1).detach()
+    assert torch.allclose(layer.running_mean, seen.mean((0, 2, 3)), atol=1e-5)
+    expected = torch.stack([part.var((0, 2, 3)) for part in seen.split(4)]).mean(0)
+    assert torch.allclose(layer.running_var, expected, atol=1e-5)
+    assert layer.momentum == 0.1
+    assert all(torch.equal(now, was) for now, was in zip(net.parameters(), weights, strict=True))
 
 
 def test_a_trigger_that_was_never_trained_is_refused() -> None:
