@@ -127,6 +127,8 @@ def card(run: Run, facts: dict[str, Any]) -> str:
     result, repaired = run.result, run.kind == "defend"
     what = "repaired" if repaired else "suspect"
     rows = [("Clean accuracy (ACC)", "acc"), ("Attack success (ASR)", "asr"), ("Robust accuracy (RA)", "ra")]
+    if {"success", "success_before"} & set(result):
+        rows.append(("Success on the images that the attacker chose", "success"))
     if repaired:
         table = ["| on test images | before | after |", "| --- | --- | --- |"]
         table += [f"| {t} | {_percent(result[k + '_before'])} | {_percent(result[k + '_after'])} |" for t, k in rows]

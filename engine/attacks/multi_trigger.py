@@ -86,6 +86,9 @@ class MultiTrigger(Attack):
         names = self.names if len(self.names) > 1 else []
         return {name: self.model_copy(update={"triggers": name}).bound(self._classes) for name in names}
 
+    def fits(self, shape: tuple[int, int, int]) -> None:
+        self._put(torch.zeros(1, *shape), torch.ones(1, len(self.names), dtype=torch.bool))
+
     def trigger(self, x: Tensor) -> Tensor:
         if self.mode == "hybrid":
             return self._put(x, torch.ones(len(x), len(self.names), dtype=torch.bool))

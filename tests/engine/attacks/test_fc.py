@@ -120,6 +120,8 @@ def test_commands(shapes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert points[0]["success"] == result["success"]
     assert points[0]["asr"] is None
     assert main(["defend", suspect, "--defense", "activation", "--trigger", "true", *common]) == 2
+    assert main(["export", str(tmp_path / "cut"), "--out", str(tmp_path / "cut.safetensors")]) == 0
+    assert any("images that the attacker chose" in file.read_text() for file in tmp_path.glob("*.md"))
     said = list(Questions().answer({"kind": "check", "suspect": suspect, "cut": []}))[-1].value
     assert said is not None
     assert (said["asr"], said["ra"]) == (None, None)

@@ -70,6 +70,9 @@ def test_unknown_triggers_are_refused_in_one_line() -> None:
     assert MultiTrigger.build(triggers=" blend, sig").names == ["blend", "sig"]
     assert set(MultiTrigger(**MultiTrigger.presets["strong"].settings).variants()) == set(NAMES)
     assert MultiTrigger(triggers="sig").variants() == {}
+    # Every trigger must fit, whichever an image would choose.
+    with pytest.raises(ValueError, match="size . margin of at most 8 pixels, got 9"):
+        MultiTrigger(triggers="blend,upper_left", size=8).fits((1, 8, 8))
 
 
 def test_the_result_tells_of_each_trigger_and_of_the_worst(
