@@ -48,7 +48,8 @@ def spectrum(value: Mapping[str, Any], theme: Theme, height: int = 250) -> Chart
                 # Ink on paper: the hues have meanings of their own.
                 "colorscale": [[0, theme.paper], [1, theme.ink]],
                 "colorbar": {
-                    "thickness": 8, "outlinewidth": 0, "tickvals": [0, -20, -40, -60], "ticksuffix": " dB",
+                    "thickness": 8, "outlinewidth": 0, "tickvals": [0, -20, -40, -60],
+                    "title": {"text": "dB", "font": {"color": theme.soft, "size": 11}},
                     "tickfont": {"color": theme.soft, "size": 11}, "x": 1.0, "xpad": 6,
                 },
                 "hovertemplate": "%{x:.3~g} across, %{y:.3~g} down: %{z:.0f} dB<extra></extra>",
@@ -75,6 +76,11 @@ def spectrum(value: Mapping[str, Any], theme: Theme, height: int = 250) -> Chart
     return Chart(title, f"Amplitude spectrum of what the trigger changes. {title}{strongest}", figure, table)
 
 
+def share(n: int, total: int) -> str:
+    """A part of a training set, with a second digit where the first one would say none or all."""
+    return percent(n / total, 2 if 0 < min(n, total - n) * 500 < total else 1)
+
+
 # --- composition -----------------------------------------------------------------------------------------------------
 
 
@@ -82,13 +88,12 @@ def made_of(counts: Mapping[str, int], total: int, row: Mapping[str, Any], candi
     """What a poisoned training set is made of, in one sentence with the effective number."""
     n = counts.get("poisoned", 0)
     an_epoch = " in each epoch" if row["poisons_batches"] else ""
-    share = percent(n / total, 1 if n * 100 >= total else 2)
     if row["clean_label"]:
         return (
             f"{count(n)} of {count(candidates)} pictures of class {target} are poisoned{an_epoch}, "
-            f"{share} of the training set; no label changes."
+            f"{share(n, total)} of the training set; no label changes."
         )
-    return f"{count(n)} of {count(total)} training pictures are poisoned{an_epoch} ({share})."
+    return f"{count(n)} of {count(total)} training pictures are poisoned{an_epoch} ({share(n, total)})."
 
 
 # --- a training ------------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def waits(question: Mapping[str, Any], what: str) -> None:
 
 def show(now: Lab, side: Side, value: Mapping[str, Any], theme: Theme, stale: bool) -> None:
     """One column's preview; ``stale``: of settings that have changed since."""
-    with st.container(key=f"lab-preview{side.suffix}{'-stale' if stale else ''}", gap="small"):
+    with st.container(key=f"lab-preview{side.suffix}", gap="small"):
         _figures(now, side, value)
         if value["items"]:
             panels.heading(_sentence(now, side, value), lines=1)
@@ -81,6 +81,9 @@ def show(now: Lab, side: Side, value: Mapping[str, Any], theme: Theme, stale: bo
         with right:
             if value["spectrum"]:
                 panels.chart(lab_figures.spectrum(value["spectrum"], theme), f"lab-spectrum{side.suffix}")
+        if stale:
+            # The style sheet greys what stands beside it; under another key the panel would be built anew.
+            st.html('<i class="um-stale" hidden></i>')
 
 
 def _turn() -> None:
@@ -128,12 +131,18 @@ def _film(now: Lab, value: Mapping[str, Any], theme: Theme) -> None:
             f'<img src="{pictures.png(pixels, SIDE)}" alt="{esc(alt)}" width="{SIDE}" height="{SIDE}">'
             for pixels, alt in shown
         )
-        label = f"{esc(name)} \u2192 {esc(becomes)}" if becomes != name else f"{esc(name)}, label kept"
-        frames.append(f"<figure>{images}<figcaption>{label}</figcaption></figure>")
-    height = len(rows) * (SIDE + 6) + 36
+        label = name if becomes == name else f"{name} \u2192 {becomes}"
+        frames.append((label, images))
+    # What does not fit into the first row is cut off, so every caption must be as high as the others.
+    caption = 20 if max(len(label) for label, _ in frames) <= 16 else 36
+    figures = "".join(
+        f'<figure>{images}<figcaption style="height:{caption}px" title="{label}">{label}</figcaption></figure>'
+        for label, images in ((esc(label), images) for label, images in frames)
+    )
+    height = len(rows) * (SIDE + 6) + caption + 2
     st.html(
         f'<div class="um-film"><div class="um-film-names">{heads}</div>'
-        f'<div class="um-film-frames" style="max-height:{height}px">{"".join(frames)}</div></div>'
+        f'<div class="um-film-frames" style="max-height:{height}px">{figures}</div></div>'
     )
 
 
@@ -181,7 +190,7 @@ def _figures(now: Lab, side: Side, value: Mapping[str, Any]) -> None:
         ssim = f"{seen['ssim']:.3f}"
         largest = f'{seen["largest"]}<span class="of">of 255</span>'
         moved = f"{percent(seen['changed'])} of pixels"
-    share = percent(counts["poisoned"] / total) if counts else ""
+    share = lab_figures.share(counts["poisoned"], total) if counts else ""
     cells = [
         ("Poisoned", poisoned, share, "How many training pictures carry the trigger and the attacker's label"),
         ("PSNR", psnr, "higher is fainter", "Peak signal-to-noise ratio of pictures with the trigger"),
@@ -216,7 +225,7 @@ def _composition(now: Lab, side: Side, value: Mapping[str, Any]) -> None:
     )
     rows = "".join(
         f'<tr><td><span class="um-kind {kind}"></span>{esc(KINDS[kind][0])}</td><td class="n">{count(n)}</td>'
-        f'<td class="n">{percent(n / total, 1 if n * 100 >= total else 2)}</td><td>{esc(KINDS[kind][1])}</td></tr>'
+        f'<td class="n">{lab_figures.share(n, total)}</td><td>{esc(KINDS[kind][1])}</td></tr>'
         for kind, n in there
     )
     words = ", ".join(f"{count(n)} {KINDS[kind][0].lower()}" for kind, n in there)

@@ -16,6 +16,13 @@ from app.lab import Bench, Side
 _WAYS = {"draw": "Draw it", "upload": "Upload it"}
 
 
+def missing(side: Side) -> str | None:
+    """Why an attack of one's own cannot be previewed yet; None if it can, or is no such attack."""
+    if lab.PICTURE not in side.settings or side.values[lab.PICTURE]:
+        return None
+    return "expected a trigger, got an empty grid: draw one or upload a picture"
+
+
 def section(bench: Bench, side: Side, first: bool) -> None:
     """Where the trigger comes from; ``first``: of the columns that have one, the one that uploads go to."""
     if lab.PICTURE not in side.settings:
@@ -24,7 +31,7 @@ def section(bench: Bench, side: Side, first: bool) -> None:
     way = "draw"
     if len(ways) > 1:
         way = st.segmented_control(
-            "Trigger", ways, format_func=_WAYS.__getitem__, default="draw", required=True, key=f"lab-own{side.suffix}"
+            "Trigger", ways, format_func=_WAYS.__getitem__, default="draw", required=True, key=f"lab-way{side.suffix}"
         )
     elif refusal := shared.why_not("uploads"):
         panels.note(refusal)

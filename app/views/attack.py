@@ -141,7 +141,10 @@ def _columns(now: Lab, choices: Mapping[str, Any], theme: Theme) -> None:
         values = list(st.session_state["lab-last"][1])
     single = len(now.sides) == 1
     own = [side.suffix for side in now.sides if lab.PICTURE in side.settings]
-    wrongs: list[str | None] = [found.error or (value or {}).get("error") for value in values]
+    wrongs = [
+        own_trigger.missing(side) or found.error or (value or {}).get("error")
+        for side, value in zip(now.sides, values, strict=True)
+    ]
 
     def form(k: int) -> None:
         _form(now, now.sides[k], choices, wrongs[k], own[:1] == [now.sides[k].suffix])
