@@ -212,14 +212,14 @@ def _short(words: str) -> str:
     if len(words) <= _LONGEST:
         return words
     name = "~" + hashlib.sha256(words.encode()).hexdigest()[:16]
-    st.session_state.setdefault("lab-long", {})[name] = words
+    st.session_state.setdefault("lab:long", {})[name] = words
     return name
 
 
 def _long(words: str) -> str:
     if not words.startswith("~"):
         return words
-    kept: dict[str, str] = st.session_state.setdefault("lab-long", {})
+    kept: dict[str, str] = st.session_state.setdefault("lab:long", {})
     if words not in kept:
         raise ValueError("expected the trigger's picture, got a link too short to hold it: draw or upload it again")
     return kept[words]
@@ -247,7 +247,7 @@ def command(bench: Bench, side: Side, twin: str | None) -> list[str]:
 
 def mine() -> set[str]:
     """The jobs of which this session is the attacker: it knows their triggers, having made them."""
-    found: set[str] = st.session_state.setdefault("lab-mine", set())
+    found: set[str] = st.session_state.setdefault("lab:mine", set())
     return found
 
 

@@ -20,7 +20,7 @@ KINDS = {
 # --- the spectrum ----------------------------------------------------------------------------------------------------
 
 
-def spectrum(value: Mapping[str, Any], theme: Theme, height: int = 250) -> Chart:
+def spectrum(value: Mapping[str, Any], theme: Theme, height: int = 290) -> Chart:
     """``db`` (H, W) in dB below its maximum, frequency 0 in the middle, ``reach`` waves down and across."""
     rows = value["db"]
     axes = []
@@ -48,9 +48,10 @@ def spectrum(value: Mapping[str, Any], theme: Theme, height: int = 250) -> Chart
                 # Ink on paper: the hues have meanings of their own.
                 "colorscale": [[0, theme.paper], [1, theme.ink]],
                 "colorbar": {
+                    "orientation": "h", "len": 0.5, "x": 0.5, "xanchor": "center", "y": 1.0, "yanchor": "bottom",
                     "thickness": 8, "outlinewidth": 0, "tickvals": [0, -20, -40, -60],
-                    "title": {"text": "dB", "font": {"color": theme.soft, "size": 11}},
-                    "tickfont": {"color": theme.soft, "size": 11}, "x": 1.0, "xpad": 6,
+                    "ticktext": ["0 dB", "\u221220", "\u221240", "\u221260"],
+                    "tickfont": {"color": theme.soft, "size": 11}, "ypad": 4,
                 },
                 "hovertemplate": "%{x:.3~g} across, %{y:.3~g} down: %{z:.0f} dB<extra></extra>",
             }

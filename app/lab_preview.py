@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import data, lab, lab_figures, panels, pictures, state
+from app import data, lab, lab_figures, own_trigger, panels, pictures, state
 from app.lab import Lab, Side
 from app.lab_figures import KINDS
 from app.palette import Theme, count, percent
@@ -87,7 +87,7 @@ def show(now: Lab, side: Side, value: Mapping[str, Any], theme: Theme, stale: bo
 
 
 def _turn() -> None:
-    st.session_state["lab-turn"] += 1
+    st.session_state["lab:turn"] += 1
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
@@ -170,6 +170,9 @@ def _no_pictures(side: Side, value: Mapping[str, Any]) -> None:
                 value.get("unseen") or "There is nothing to look at before a first run. Train one: afterwards its "
                 "trigger is shown here. What the training set is made of is known already."
             )  # fmt: skip
+        elif wanted := own_trigger.missing(side):
+            panels.heading(wanted, lines=1)
+            panels.note("What it does to pictures and to the training set appears here with the first stroke.")
         else:
             panels.heading("No pictures yet", lines=1)
             panels.note("With these settings there is no trigger. What has to change is said beside the settings.")

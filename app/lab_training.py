@@ -28,9 +28,7 @@ def section(now: Lab, side: Side, wrong: str | None, theme: Theme) -> None:
         if wrong == "":
             panels.note("Checking these settings \u2026")
         else:
-            panels.note(
-                "With these settings nothing can be trained." if wrong else refusal or _promise(now, side, twin)
-            )
+            panels.note("There is nothing to train yet." if wrong else refusal or _promise(now, side, twin))
         _outcome(side, theme)
 
 
@@ -159,7 +157,7 @@ def _chart(name: str, folder: Path, seen: bool, theme: Theme, suffix: str, live:
 
 def _journal(name: str, folder: Path) -> list[dict[str, Any]]:
     """The lines with figures so far; only what is new is read."""
-    kept: dict[str, Any] = st.session_state.setdefault("lab-journals", {})
+    kept: dict[str, Any] = st.session_state.setdefault("lab:journals", {})
     if name not in kept:
         kept[name] = {"lines": [], "offset": 0}
     found = kept[name]

@@ -17,10 +17,10 @@ _WAYS = {"draw": "Draw it", "upload": "Upload it"}
 
 
 def missing(side: Side) -> str | None:
-    """Why an attack of one's own cannot be previewed yet; None if it can, or is no such attack."""
+    """What an attack of one's own waits for; None if it has its trigger, or is no such attack."""
     if lab.PICTURE not in side.settings or side.values[lab.PICTURE]:
         return None
-    return "expected a trigger, got an empty grid: draw one or upload a picture"
+    return "Draw a trigger on the grid, or upload one."
 
 
 def section(bench: Bench, side: Side, first: bool) -> None:
@@ -36,13 +36,14 @@ def section(bench: Bench, side: Side, first: bool) -> None:
     elif refusal := shared.why_not("uploads"):
         panels.note(refusal)
 
-    def take(png: str | None) -> None:
-        lab.change(side, lab.PICTURE, png or "")
+    def take(png: str) -> None:
+        lab.change(side, lab.PICTURE, png)
 
     channels, height, width = bench.shape
     if way == "draw":
         label = f"Trigger on a grid of {width} by {height} pixels. Arrows move, space paints, the colours stand above."
-        pixels.pixels(width, height, channels, key=f"lab-pixels{side.suffix}", label=label, on_draw=take)
+        png, key = side.values[lab.PICTURE], f"lab-pixels{side.suffix}"
+        pixels.pixels(png, width, height, channels, key=key, label=label, on_draw=take)
         panels.note("Drag to paint; arrows and space do the same. What is empty leaves the pictures as they are.")
         return
     handed.uploader("trigger", "Its picture", "PNG, JPEG, WEBP or BMP, at most 1,024 \u00d7 1,024 pixels.")

@@ -11,6 +11,8 @@ import numpy as np
 import streamlit as st
 from PIL import Image
 
+from engine.intake import uploads
+
 _HTML = """
 <div class="bar" role="toolbar" aria-label="Colours"></div>
 <canvas tabindex="0" role="application"></canvas>
@@ -139,29 +141,27 @@ def palette(channels: int) -> tuple[tuple[str, str], ...]:
 
 
 def pixels(
-    width: int, height: int, channels: int, *, key: str, label: str, on_draw: Callable[[str | None], None]
+    png: str, width: int, height: int, channels: int, *, key: str, label: str, on_draw: Callable[[str], None]
 ) -> None:
-    """Show the editor; ``on_draw`` gets the drawing as a PNG in base64, None if it is empty, before the script runs.
-
-    The drawing is kept in the session while the size stays the same.
+    """Show the editor; ``on_draw`` gets the drawing as a PNG in base64, "" if it is empty, before the script runs.
 
     Args:
+        png: the present drawing. One that did not come from here (a link, a preset) replaces what the editor shows.
         label: what is drawn here, for screen readers.
     """
     colours = palette(channels)
-    slot = f"{key}:cells"
-    kept: dict[str, Any] = st.session_state.setdefault(slot, {})
-    if (kept.get("width"), kept.get("height")) != (width, height):
-        kept |= {"width": width, "height": height, "cells": [-1] * (width * height)}
-        kept["revision"] = kept.get("revision", 0) + 1
+    kept: dict[str, Any] = st.session_state.setdefault(f"{key}:cells", {"revision": 0})
+    if (kept.get("width"), kept.get("height"), kept.get("png")) != (width, height, png):
+        kept |= {"width": width, "height": height, "png": png, "cells": decoded(png, width, height, colours)}
+        kept["revision"] += 1
 
     def drawn() -> None:
         report = st.session_state.get(key)
         found = report.get("drawn") if isinstance(report, Mapping) else None
         cells = checked(found, width, height, len(colours))
         if cells is not None:
-            kept["cells"] = cells
-            on_draw(encoded(cells, width, height, colours))
+            kept["cells"], kept["png"] = cells, encoded(cells, width, height, colours)
+            on_draw(kept["png"])
 
     _component(
         key=key,
@@ -183,12 +183,34 @@ def checked(report: object, width: int, height: int, colours: int) -> list[int] 
     return [int(cell) for cell in cells]
 
 
-def encoded(cells: Sequence[int], width: int, height: int, colours: Sequence[tuple[str, str]]) -> str | None:
-    """Cells as a PNG with transparency, in base64; None where nothing is drawn."""
-    table = [(*(int(colour[k : k + 2], 16) for k in (1, 3, 5)), 255) for _, colour in colours]
-    picture = np.array([*table, (0, 0, 0, 0)], np.uint8)[np.asarray(cells)].reshape(height, width, 4)
+def _table(colours: Sequence[tuple[str, str]]) -> np.ndarray:
+    """Colours as uint8 (K + 1, 4), the last one transparent: what the cell -1 stands for."""
+    found = [(*(int(colour[k : k + 2], 16) for k in (1, 3, 5)), 255) for _, colour in colours]
+    return np.array([*found, (0, 0, 0, 0)], np.uint8)
+
+
+def encoded(cells: Sequence[int], width: int, height: int, colours: Sequence[tuple[str, str]]) -> str:
+    """Cells as a PNG with transparency, in base64; "" where nothing is drawn."""
+    picture = _table(colours)[np.asarray(cells)].reshape(height, width, 4)
     if not picture[..., 3].any():
-        return None
+        return ""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
+
+
+def decoded(png: str, width: int, height: int, colours: Sequence[tuple[str, str]]) -> list[int]:
+    """The cells of a picture: all empty unless it is of this size and these colours, as one that was drawn is."""
+    empty = [-1] * (width * height)
+    if not png:
+        return empty
+    try:
+        picture = uploads.pixels_of(png)
+    except ValueError:
+        return empty
+    if picture.shape[:2] != (height, width):
+        return empty
+    same = (picture.reshape(-1, 1, 4) == _table(colours)).all(2)
+    if not same.any(1).all():
+        return empty
+    return [int(k) if k < len(colours) else -1 for k in same.argmax(1)]

@@ -70,7 +70,7 @@ def _bench(now: Lab, choices: Mapping[str, Any]) -> None:
                 "Compare two", key=state.shows("lab-two", len(now.sides) > 1), on_change=_two,
                 help="A second attack beside this one, on the same data and network.",
             )  # fmt: skip
-        if bench.path != bench.data or st.session_state.get("lab-own"):
+        if bench.path != bench.data or st.session_state.get("lab:own"):
             _upload()
 
 
@@ -86,7 +86,7 @@ def _data(now: Lab, choices: Mapping[str, Any]) -> None:
     sets = {row["name"]: row["title"] for row in choices["datasets"] if row["offline"]}
     others = ", ".join(row["name"] for row in choices["datasets"] if not row["offline"])
     options = [*sets, *([_OWN] if shared.allowed("uploads") or now.bench.path != now.bench.data else [])]
-    is_own = now.bench.path != now.bench.data or st.session_state.get("lab-own")
+    is_own = now.bench.path != now.bench.data or st.session_state.get("lab:own")
     st.selectbox(
         "Data", options, format_func=lambda name: sets.get(name, "My own pictures (zip or .npz)"),
         key=state.shows("lab-data", _OWN if is_own else now.bench.data), on_change=_choose_data,
@@ -97,7 +97,7 @@ def _data(now: Lab, choices: Mapping[str, Any]) -> None:
 
 def _choose_data() -> None:
     chosen = state.shown("lab-data")
-    st.session_state["lab-own"] = chosen == _OWN
+    st.session_state["lab:own"] = chosen == _OWN
     look = handed.found("data") if chosen == _OWN else None
     lab.put(data=chosen if chosen != _OWN else lab.own_key(look.path) if look is not None and look.path else None)
 
@@ -129,16 +129,16 @@ def _two() -> None:
 
 
 def _columns(now: Lab, choices: Mapping[str, Any], theme: Theme) -> None:
-    turn = st.session_state.setdefault("lab-turn", 0)
+    turn = st.session_state.setdefault("lab:turn", 0)
     question = lab_preview.asked(now, turn)
     found = lab_preview.answer(question)
     values: list[Mapping[str, Any] | None] = [None] * len(now.sides)
     stale = found.value is None
     if found.value is not None:
         values = list(found.value["attacks"])
-        st.session_state["lab-last"] = (_about(now), values)
-    elif st.session_state.get("lab-last", (None,))[0] == _about(now):
-        values = list(st.session_state["lab-last"][1])
+        st.session_state["lab:last"] = (_about(now), values)
+    elif st.session_state.get("lab:last", (None,))[0] == _about(now):
+        values = list(st.session_state["lab:last"][1])
     single = len(now.sides) == 1
     own = [side.suffix for side in now.sides if lab.PICTURE in side.settings]
     wrongs = [
@@ -203,7 +203,7 @@ def _form(now: Lab, side: Side, choices: Mapping[str, Any], wrong: str | None, f
     for k, setting in enumerate(shown):
         with columns[k % 2]:
             _setting(now, side, setting)
-    if wrong:
+    if wrong and not own_trigger.missing(side):
         panels.refuse(ValueError(wrong), "Nothing can be trained like this.")
     _differences(side)
 

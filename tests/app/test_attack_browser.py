@@ -131,7 +131,7 @@ def test_a_link_restores_two_columns_and_a_drawn_trigger_reaches_the_preview(
     page.goto(f"{url}/attack?attack=picture")
     canvas = page.locator("canvas[role=application]")
     expect(canvas).to_be_visible(timeout=60_000)
-    expect(page.get_by_text("draw one or upload a picture")).to_be_visible()
+    expect(page.get_by_text("Draw a trigger on the grid, or upload one.")).to_be_visible()
     # By keyboard: right, down, paint; then by pointer.
     canvas.focus()
     for key in ("ArrowRight", "ArrowDown", " "):
