@@ -200,8 +200,9 @@ def choose_preset(suffix: str, preset: str) -> None:
 def change(side: Side, name: str, value: Any) -> None:
     """Another value of a setting. A source class and its label rule come and go together."""
     values = {**side.values, name: value}
-    if name == "rule" and value != "source" and "source" in values:
-        values["source"] = None
+    if name == "rule" and "source" in values:
+        other = 1 if values.get("target") == 0 else 0
+        values["source"] = other if value == "source" else None
     base = side.preset_values
     different = {k: side.settings[k].words(v) for k, v in values.items() if v != base[k]}
     packed = forms.packed({k: _short(words) for k, words in different.items()})

@@ -62,7 +62,7 @@ def show(now: Lab, side: Side, value: Mapping[str, Any], theme: Theme, stale: bo
     with st.container(key=f"lab-preview{side.suffix}", gap="small"):
         _figures(now, side, value)
         if value["items"]:
-            panels.heading(_sentence(now, side, value), lines=1)
+            panels.heading(_sentence(now, side, value), lines=len(now.sides))
             _film(now, value, theme)
             _origin(now, side)
             with st.container(horizontal=True, vertical_alignment="center", gap="small"):
@@ -97,7 +97,7 @@ def _sentence(now: Lab, side: Side, value: Mapping[str, Any]) -> str:
     item, classes = value["items"][0], now.bench.classes
     was, becomes = panels.article(classes[item["label"]]), panels.article(classes[item["becomes"]])
     if side.row["clean_label"]:
-        return f"The trigger goes on {was}, and the label stays: nobody who reads labels finds it."
+        return f"{was[0].upper()}{was[1:]} with the trigger keeps its label: who reads labels finds nothing."
     return f"{was[0].upper()}{was[1:]} with the trigger is to be answered as {becomes}."
 
 
@@ -223,12 +223,15 @@ def _composition(now: Lab, side: Side, value: Mapping[str, Any]) -> None:
     sentence = lab_figures.made_of(counts, total, side.row, value["candidates"], named)
     panels.heading(sentence)
     there = [(kind, counts[kind]) for kind in KINDS if counts.get(kind)]
+    about = {kind: words for kind, (_, words) in KINDS.items()}
+    if side.row["clean_label"]:
+        about["poisoned"] = "trigger and the true label"
     bar = "".join(
         f'<i class="{kind}" style="flex-grow:{n}" title="{esc(KINDS[kind][0])}: {count(n)}"></i>' for kind, n in there
     )
     rows = "".join(
         f'<tr><td><span class="um-kind {kind}"></span>{esc(KINDS[kind][0])}</td><td class="n">{count(n)}</td>'
-        f'<td class="n">{lab_figures.share(n, total)}</td><td>{esc(KINDS[kind][1])}</td></tr>'
+        f'<td class="n">{lab_figures.share(n, total)}</td><td>{esc(about[kind])}</td></tr>'
         for kind, n in there
     )
     words = ", ".join(f"{count(n)} {KINDS[kind][0].lower()}" for kind, n in there)
