@@ -85,16 +85,21 @@ def share(n: int, total: int) -> str:
 # --- composition -----------------------------------------------------------------------------------------------------
 
 
-def made_of(counts: Mapping[str, int], total: int, row: Mapping[str, Any], candidates: int, target: str) -> str:
-    """What a poisoned training set is made of, in one sentence with the effective number."""
-    n = counts.get("poisoned", 0)
-    an_epoch = " in each epoch" if row["poisons_batches"] else ""
-    if row["clean_label"]:
+def made_of(counts: Mapping[str, int], candidates: int | None, *, every: bool, target: str) -> str:
+    """What a poisoned training set is made of, in one sentence with the effective number.
+
+    Args:
+        candidates: of a clean-label attack, the pictures of the ``target`` class; None for others.
+        every: whether pictures are poisoned anew in every epoch.
+    """
+    n, total = counts.get("poisoned", 0), sum(counts.values())
+    when = " in each epoch" if every else ""
+    if candidates is not None:
         return (
-            f"{count(n)} of {count(candidates)} pictures of class {target} are poisoned{an_epoch}, "
-            f"{share(n, total)} of the training set; no label changes."
+            f"{count(n)} of {count(candidates)} pictures of class {target} are poisoned{when}, {share(n, total)} of "
+            "the training set; no label changes."
         )
-    return f"{count(n)} of {count(total)} training pictures are poisoned{an_epoch} ({share(n, total)})."
+    return f"{count(n)} of {count(total)} training pictures are poisoned{when} ({share(n, total)})."
 
 
 # --- a training ------------------------------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ def _turn() -> None:
 def _sentence(now: Lab, side: Side, value: Mapping[str, Any]) -> str:
     item, classes = value["items"][0], now.bench.classes
     was, becomes = panels.article(classes[item["label"]]), panels.article(classes[item["becomes"]])
-    if side.row["clean_label"]:
+    if value["clean_label"]:
         return f"{was[0].upper()}{was[1:]} with the trigger keeps its label: who reads labels finds nothing."
     return f"{was[0].upper()}{was[1:]} with the trigger is to be answered as {becomes}."
 
@@ -220,11 +220,14 @@ def _composition(now: Lab, side: Side, value: Mapping[str, Any]) -> None:
         return
     total, target = sum(counts.values()), side.values.get("target")
     named = now.bench.classes[target] if isinstance(target, int) and target < len(now.bench.classes) else "the target"
-    sentence = lab_figures.made_of(counts, total, side.row, value["candidates"], named)
+    every = bool(side.row["poisons_batches"])
+    sentence = lab_figures.made_of(
+        counts, value["candidates"] if value["clean_label"] else None, every=every, target=named
+    )
     panels.heading(sentence)
     there = [(kind, counts[kind]) for kind in KINDS if counts.get(kind)]
     about = {kind: words for kind, (_, words) in KINDS.items()}
-    if side.row["clean_label"]:
+    if value["clean_label"]:
         about["poisoned"] = "trigger and the true label"
     bar = "".join(
         f'<i class="{kind}" style="flex-grow:{n}" title="{esc(KINDS[kind][0])}: {count(n)}"></i>' for kind, n in there

@@ -54,6 +54,10 @@ def section(bench: Bench, side: Side, first: bool) -> None:
         handed.wait("trigger")
     elif look.state == "refused":
         panels.refuse(ValueError(look.error), "Choose another picture.")
+    elif look.value is not None and "place" in side.settings:  # the attack puts it at its place
+        if look.value["png"] != side.values[lab.PICTURE]:
+            take(look.value["png"])
+            st.rerun()
     elif look.value is not None:
         png = trigger_form.placed(look.value, (height, width), float(side.values.get("opacity") or 1), "lab-place")
         words = "" if png is None else base64.b64encode(png).decode()

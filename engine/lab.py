@@ -96,6 +96,7 @@ class Bench:
         except ValueError as refusal:
             return {**found, "error": str(refusal)}
         y = data.train.y
+        found["clean_label"] = attack.clean_label
         found["candidates"] = int((y == attack.target if attack.clean_label else attack.changed(y)).sum())
         try:
             attack.fits(data.shape)
