@@ -68,7 +68,8 @@ class Setting:
             return NONE
         if isinstance(value, bool):
             return str(value).lower()
-        return f"{value:.12g}" if isinstance(value, float) else str(value)
+        short = f"{value:g}" if isinstance(value, float) else str(value)
+        return repr(value) if isinstance(value, float) and float(short) != value else short
 
     def read(self, words: str) -> Any:
         """The value that :meth:`words` spelled.

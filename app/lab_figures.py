@@ -93,13 +93,14 @@ def made_of(counts: Mapping[str, int], candidates: int | None, *, every: bool, t
         every: whether pictures are poisoned anew in every epoch.
     """
     n, total = counts.get("poisoned", 0), sum(counts.values())
-    when = " in each epoch" if every else ""
+    if every:  # it may show some pictures twice, with the trigger and without
+        return f"{count(n)} of {count(total)} pictures that an epoch shows are poisoned ({share(n, total)})."
     if candidates is not None:
         return (
-            f"{count(n)} of {count(candidates)} pictures of class {target} are poisoned{when}, {share(n, total)} of "
-            "the training set; no label changes."
+            f"{count(n)} of {count(candidates)} pictures of class {target} are poisoned, {share(n, total)} of the "
+            "training set; no label changes."
         )
-    return f"{count(n)} of {count(total)} training pictures are poisoned{when} ({share(n, total)})."
+    return f"{count(n)} of {count(total)} training pictures are poisoned ({share(n, total)})."
 
 
 # --- a training ------------------------------------------------------------------------------------------------------

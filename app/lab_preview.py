@@ -62,7 +62,7 @@ def show(now: Lab, side: Side, value: Mapping[str, Any], theme: Theme, stale: bo
     with st.container(key=f"lab-preview{side.suffix}", gap="small"):
         _figures(now, side, value)
         if value["items"]:
-            panels.heading(_sentence(now, side, value), lines=len(now.sides))
+            panels.heading(_sentence(now, value), lines=len(now.sides))
             _film(now, value, theme)
             _origin(now, side)
             with st.container(horizontal=True, vertical_alignment="center", gap="small"):
@@ -93,7 +93,7 @@ def _turn() -> None:
 # --- pictures --------------------------------------------------------------------------------------------------------
 
 
-def _sentence(now: Lab, side: Side, value: Mapping[str, Any]) -> str:
+def _sentence(now: Lab, value: Mapping[str, Any]) -> str:
     item, classes = value["items"][0], now.bench.classes
     was, becomes = panels.article(classes[item["label"]]), panels.article(classes[item["becomes"]])
     if value["clean_label"]:
@@ -149,7 +149,7 @@ def _film(now: Lab, value: Mapping[str, Any], theme: Theme) -> None:
 def _origin(now: Lab, side: Side) -> None:
     if side.row["learned"] and (run := lab.learned_by(now.bench, side)) is not None:
         panels.note(
-            f"The trigger is learned while training. This is the one that {_called(run)} has learned, with that run's "
+            f"The trigger is learned. This is the one that {_called(run)} has learned, with that run's "
             "settings; yours will be another."
         )
     elif side.row["needs_clean_model"]:
@@ -165,7 +165,7 @@ def _called(run: data.Listed) -> str:
 def _no_pictures(side: Side, value: Mapping[str, Any]) -> None:
     with st.container(border=True, key=f"lab-empty{side.suffix}"):
         if side.row["learned"] and not value["error"]:
-            panels.heading("This trigger is learned while training", lines=1)
+            panels.heading("This trigger is learned, not given by a formula", lines=1)
             panels.note(
                 value.get("unseen") or "There is nothing to look at before a first run. Train one: afterwards its "
                 "trigger is shown here. What the training set is made of is known already."

@@ -124,6 +124,8 @@ def _finished(folder: Path, seen: bool) -> None:
     if seen:
         # A source-specific or targeted attack may have no ASR; what there is, is shown.
         figures += [(m, result[m]) for m in ("asr", "ra") if result.get(m) is not None]
+    if seen and result.get("success") is not None:  # an attack on chosen pictures has no ASR
+        panels.note(f"{percent(result['success'])} of the chosen pictures get the attacker's answer.")
     panels.heading(
         "Done: " + ", ".join(f"{m.upper()} {percent(value)}" for m, value in figures) + " on the test pictures.",
         lines=1,

@@ -45,7 +45,12 @@ class Editor {
       this.stroke = true;
       this.at(event);
     };
-    this.canvas.onpointermove = event => this.stroke && this.at(event);
+    this.canvas.onpointermove = event => {
+      if (!this.stroke) return;
+      // A fast hand moves further than a cell between two events; the browser kept what lies between.
+      const passed = event.getCoalescedEvents?.() ?? [];
+      (passed.length ? passed : [event]).forEach(one => this.at(one));
+    };
     this.canvas.onpointerup = this.canvas.onpointercancel = () => {
       if (this.stroke) this.report();
       this.stroke = false;

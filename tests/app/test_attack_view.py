@@ -255,7 +255,7 @@ def test_a_learned_trigger_is_an_empty_state_with_a_composition(
 ) -> None:
     monkeypatch.setattr(ATTACKS["badnets"], "learned", True)
     at = open_page()
-    assert "This trigger is learned while training" in words(at)
+    assert "This trigger is learned, not given by a formula" in words(at)
     assert "800 of 8,000 training pictures are poisoned" in words(at)
     assert not button(at, "Train").disabled
 
