@@ -124,12 +124,10 @@ def _finished(folder: Path, seen: bool) -> None:
     if seen:
         # A source-specific or targeted attack may have no ASR; what there is, is shown.
         figures += [(m, result[m]) for m in ("asr", "ra") if result.get(m) is not None]
+    said = ", ".join(f"{m.upper()} {percent(value)}" for m, value in figures)
+    panels.heading(f"Done: {said} on the test pictures.", lines=1)
     if seen and result.get("success") is not None:  # an attack on chosen pictures has no ASR
         panels.note(f"{percent(result['success'])} of the chosen pictures get the attacker's answer.")
-    panels.heading(
-        "Done: " + ", ".join(f"{m.upper()} {percent(value)}" for m, value in figures) + " on the test pictures.",
-        lines=1,
-    )
     with st.container(horizontal=True, gap="medium"):
         for page, label, icon in (
             ("prune", "Open it in Prune", "content_cut"), ("neurons", "Look at its neurons", "grain"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from app import lab_figures, palette, shared
@@ -20,6 +22,7 @@ from engine.runs import ask, jobs
 from engine.runs.store import new_run
 from tests.app import fake
 from tests.app.browser import ROOT
+from tests.app.test_open_view import uploaded
 from tests.app.test_runs_view import journal, running
 from tests.app.test_views import FORBIDDEN, delivered, words
 
@@ -298,6 +301,19 @@ def test_a_trigger_of_ones_own_starts_empty_and_survives_a_link(open_page: Open)
     assert at.session_state["lab-pixels:cells"]["cells"] == cells
     at = open_page(attack=own, set="picture=~0123456789abcdef")
     assert "too short to hold it" in at.warning[0].value
+
+
+def test_an_uploaded_trigger_is_put_at_its_place_and_previewed(open_page: Open) -> None:
+    file = io.BytesIO()
+    Image.new("RGBA", (4, 3), (255, 255, 255, 255)).save(file, "PNG")
+    at = open_page(attack="custom" if "custom" in ATTACKS else "picture")
+    at.segmented_control(key="lab-way").set_value("upload").run()
+    uploaded(at, "Its picture", "square.png", file.getvalue())
+    at.run()
+    assert not at.error
+    assert " of 784 pixels" in words(at)
+    assert query(at)["set"].startswith("picture=iVBOR")
+    assert not button(at, "Train").disabled
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------
