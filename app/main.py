@@ -28,6 +28,7 @@ st.navigation(
     [
         st.Page("views/home.py", title="Home", icon=":material/home:", default=True),
         *([opened] if shared.allowed("uploads") else []),
+        st.Page("views/attack.py", title="Attack lab", icon=":material/experiment:"),
         st.Page("views/prune.py", title="Prune", icon=":material/content_cut:"),
         st.Page("views/neurons.py", title="Neurons", icon=":material/grain:"),
         st.Page("views/runs.py", title="Runs", icon=":material/list_alt:"),

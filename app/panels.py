@@ -267,8 +267,12 @@ def chart(
     on_select: Callable[[], None] | None = None,
     lines: int = 2,
     title: bool = True,
+    still: bool = False,
 ) -> None:
-    """A figure under its sentence, with the same numbers as a table on demand."""
+    """A figure under its sentence, with the same numbers as a table on demand.
+
+    A ``still`` one takes no part in zooming: it is drawn anew all the time, which would lose the zoom.
+    """
     if title:
         heading(drawn.title, lines)
     options: dict[str, Any] = {}
@@ -276,7 +280,8 @@ def chart(
         options = {"on_select": on_select, "selection_mode": ("points", "lasso")}
     # Streamlit would check every property of a plain specification again with each rerun; the tests do.
     figure = go.Figure(drawn.figure, _validate=False)
-    st.plotly_chart(figure, theme=None, key=key, config=_CONFIG, alt=drawn.alt, **options)
+    config = {**_CONFIG, "staticPlot": True} if still else _CONFIG
+    st.plotly_chart(figure, theme=None, key=key, config=config, alt=drawn.alt, **options)
     table(drawn.table, key, drawn.title)
 
 

@@ -25,12 +25,20 @@ Origin = Literal["url", "grid", "scatter", "find"]
 Edits = dict[str, str]
 
 PREFIX = "demo:"
-KEYS = ("run", "pin", "neuron", "score", "thr", "role", "lesson", "mode", "edits", "picture", "job", "versus")
+#: What the Attack lab is set to, its second column with a 2 behind the name. Only that page writes them: the link of a
+#: page that a defender is given must not say which attack was tried next door.
+LAB = (
+    "data", "model", "width", "epochs", "seed",
+    "attack", "preset", "set", "twin", "attack2", "preset2", "set2", "twin2", "job2",
+)  # fmt: skip
+KEYS = ("run", "pin", "neuron", "score", "thr", "role", "lesson", "mode", "edits", "picture", "job", "versus", *LAB)
 DEFAULT_SCORE = "rnp"
 #: Hand edits that fit into a link.
 MOST_EDITS = 100
 #: Seconds in which a URL we wrote ourselves may still come back from the browser after a newer one was written.
 _ECHO = 2.0
+#: Characters of one of the lab's parameters, at most.
+_LONGEST = 4000
 _UNIT = re.compile(r"[A-Za-z0-9_.\-]{1,100}:\d{1,6}")
 
 
@@ -53,9 +61,10 @@ class Address:
     picture: int = 0
     job: str | None = None
     versus: str | None = None
+    lab: tuple[tuple[str, str], ...] = ()
 
-    def params(self) -> dict[str, str]:
-        """As URL parameters; whatever is at its default is left out."""
+    def params(self, lab: bool = False) -> dict[str, str]:
+        """As URL parameters; whatever is at its default is left out, the Attack lab's unless it asks for them."""
         found: dict[str, str] = {}
         for key in ("run", "pin", "neuron", "role", "lesson", "job", "versus"):
             if value := getattr(self, key):
@@ -72,7 +81,7 @@ class Address:
             )
         if self.picture:
             found["picture"] = str(self.picture)
-        return found
+        return {**found, **(dict(self.lab) if lab else {})}
 
     @property
     def edited(self) -> Edits:
@@ -125,6 +134,9 @@ def parse(params: Mapping[str, str]) -> tuple[Address, list[str]]:
             values["picture"] = int(picture)
         else:
             refuse("picture", "the number of a test picture")
+    # What these mean depends on the attacks that there are: app/lab.py reads them.
+    if lab := tuple((key, params[key][:_LONGEST]) for key in LAB if params.get(key)):
+        values["lab"] = lab
     return Address(**values), wrong
 
 
@@ -143,7 +155,10 @@ def load() -> Address:
 
 def _adopt(query: dict[str, str]) -> None:
     store = st.session_state
+    before = store.get("address", Address())
     store.address, store.notices = parse(query)
+    if not store.address.lab:  # a link to another page leaves the lab as it is
+        store.address = replace(store.address, lab=before.lab)
     store.written = query
     store.setdefault("echoes", {})
     store.origin = "url"
@@ -170,10 +185,10 @@ def change(**changes: Any) -> None:
     go(**changes)
 
 
-def write() -> None:
-    """Bring the URL in step with the address; foreign parameters stay."""
+def write(lab: bool = False) -> None:
+    """Bring the URL in step with the address; foreign parameters stay. ``lab``: with what the Attack lab is set to."""
     store = st.session_state
-    wanted = store.address.params()
+    wanted = store.address.params(lab)
     now = {key: st.query_params[key] for key in KEYS if key in st.query_params}
     if now != wanted:
         moment = time.monotonic()

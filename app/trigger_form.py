@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from app import handed, panels, pictures
+from app import forms, handed, panels, pictures
 from engine.intake import uploads
 
 _TRIGGERS = {"none": "None known", "attack": "A known attack", "picture": "A picture"}
@@ -69,7 +69,7 @@ def trigger(choices: Mapping[str, Any], chosen: Pictures | None) -> list[str | b
         elif look.state == "refused":
             panels.refuse(ValueError(look.error), "Choose another picture.")
         elif look.value is not None:
-            png = _placed(look.value, (chosen.shape[1], chosen.shape[2]), opacity)
+            png = placed(look.value, (chosen.shape[1], chosen.shape[2]), opacity)
             return None if png is None else [*words, "--trigger", png, "--opacity", f"{opacity:g}"]
     return None
 
@@ -79,33 +79,30 @@ def _formulas(attacks: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _settings(attack: str, settings: Mapping[str, Mapping[str, Any]], columns: Sequence[Any]) -> list[str]:
-    """A number for each setting of an attack, from its specification."""
+    """A widget for each number of an attack, from its specification."""
     words = []
-    numbers = {name: field for name, field in settings.items() if field.get("type") in ("integer", "number")}
-    for k, (name, field) in enumerate(numbers.items()):
-        whole = field["type"] == "integer"
-        kind = int if whole else float
-        step = kind(field.get("step") or (1 if whole else 0.05))
-        least = field.get("minimum", field.get("exclusiveMinimum", 0) + ("exclusiveMinimum" in field) * step)
-        most = field.get("maximum", field.get("exclusiveMaximum"))
-        value = columns[k % len(columns)].number_input(
-            field["title"], kind(least), None if most is None else kind(most), kind(field["default"]), step,
-            help=field.get("description"), key=f"import-{attack}-{name}",
-        )  # fmt: skip
-        words += ["--set", f"{name}={value:g}"]
+    numbers = [one for one in forms.settings(settings).values() if one.kind in ("integer", "number")]
+    for k, setting in enumerate(numbers):
+        with columns[k % len(columns)]:
+            value = forms.field(setting, setting.default, key=f"import-{attack}-{setting.name}")
+        if value is not None:
+            words += ["--set", f"{setting.name}={setting.words(value)}"]
     return words
 
 
-def _placed(trigger: Mapping[str, Any], shape: tuple[int, int], opacity: float) -> bytes | None:
+def placed(
+    trigger: Mapping[str, Any], shape: tuple[int, int], opacity: float, key: str = "import-place"
+) -> bytes | None:
+    """Asks where a picture that was handed in lies, and shows it there: the picture as a PNG of ``shape``."""
     whole = (trigger["height"], trigger["width"]) == shape
     place = st.selectbox(
         "Position", uploads.PLACES, index=uploads.PLACES.index("everywhere") if whole else 0,
         format_func=lambda p: p.capitalize() if p != "everywhere" else "Scaled to the whole picture",
-        key="import-place",
+        key=key,
     )  # fmt: skip
     margin = 0
     if place in uploads.CORNERS:
-        margin = int(st.number_input("Margin", 0, 512, 0, 1, key="import-margin", help="Pixels from the corner."))
+        margin = int(st.number_input("Margin", 0, 512, 0, 1, key=f"{key}-margin", help="Pixels from the corner."))
     try:
         png = uploads.placed(trigger["png"], shape, str(place), margin)
     except ValueError as refusal:

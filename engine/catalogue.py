@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from engine import demos
-from engine.attacks import ATTACKS
+from engine.attacks import ATTACKS, Attack
 from engine.data import DATASETS
 from engine.defenses import DEFENSES
 from engine.models import MODELS
@@ -25,24 +25,28 @@ def _first_line(text: str | None) -> str:
 
 
 def _attacks() -> list[Row]:
-    return [
-        {
-            "name": name,
-            "title": attack.title,
-            "about": _first_line(attack.__doc__),
-            "paper": attack.paper,
-            "clean_label": attack.clean_label,
-            "controls": attack.controls,
-            "learned": attack.learned,
-            "needs_clean_model": attack.needs_clean_model,
-            "presets": {
-                key: {"settings": dict(preset.settings), "deviations": list(preset.deviations)}
-                for key, preset in attack.presets.items()
-            },
-            "settings": _settings(attack),
-        }
-        for name, attack in ATTACKS.items()
-    ]
+    return [attack_row(name, attack) for name, attack in ATTACKS.items()]
+
+
+def attack_row(name: str, attack: type[Attack]) -> Row:
+    """An attack with everything that a form needs."""
+    return {
+        "name": name,
+        "title": attack.title,
+        "about": _first_line(attack.__doc__),
+        "paper": attack.paper,
+        "clean_label": attack.clean_label,
+        "controls": attack.controls,
+        "learned": attack.learned,
+        "needs_clean_model": attack.needs_clean_model,
+        "poisons_batches": attack.poisons_batches,
+        "rules": list(attack.rules),
+        "presets": {
+            key: {"settings": dict(preset.settings), "deviations": list(preset.deviations)}
+            for key, preset in attack.presets.items()
+        },
+        "settings": _settings(attack),
+    }
 
 
 def _scores() -> list[Row]:

@@ -6,9 +6,7 @@ there, or never come back. An estimate from the first images comes before the ex
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -17,7 +15,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from engine.compute import Compute, generator
@@ -26,8 +23,10 @@ from engine.demos import locate
 from engine.explain import METHODS
 from engine.explain.activations import mean_outputs
 from engine.explain.attributions import attribution
+from engine.explain.encode import png
 from engine.explain.feature_maps import unit_maps, unit_means
 from engine.intake import uploads
+from engine.lab import Bench, Choices, Preview
 from engine.metrics import Share, TestSet, paired_interval
 from engine.models.masking import Mode, masked
 from engine.models.neurons import units
@@ -160,6 +159,7 @@ class Questions:
         self._load = load
         self._compute = compute or Compute()
         self._warm: OrderedDict[str, _Warm] = OrderedDict()
+        self._bench = Bench(self._compute)
 
     def answer(self, question: dict[str, Any]) -> Iterator[Answer]:
         """The states of one question, the last one final.
@@ -176,6 +176,8 @@ class Questions:
             "activations": (Activations, self._activations),
             "commit": (Commit, self._commit),
             "export": (Export, self._export),
+            "choices": (Choices, self._choices),
+            "preview": (Preview, self._preview),
         }
         kind = str(question.get("kind"))
         if kind not in ways:
@@ -391,6 +393,12 @@ class Questions:
         yield _working("packing the repaired model")
         yield _exact({"path": str(export_zip(locate(question.run)))})
 
+    def _choices(self, question: Choices) -> Iterator[Answer]:
+        yield _exact(self._bench.choices(question))
+
+    def _preview(self, question: Preview) -> Iterator[Answer]:
+        yield _exact(self._bench.preview(question))
+
     def _open(self, name: str) -> _Warm:
         """A suspect, from memory if its files are what they were."""
         folder = locate(name)
@@ -504,11 +512,3 @@ def histogram(clean: Tensor, triggered: Tensor | None, bins: int = BINS) -> dict
         "clean": counts[0],
         "triggered": counts[1] if triggered is not None else None,
     }
-
-
-def png(picture: Tensor) -> str:
-    """A picture (C, H, W), float in [0, 1] (clipped), C 1 or 3, as PNG in base64."""
-    pixels = (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    file = io.BytesIO()
-    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()

@@ -103,6 +103,18 @@ def size_of(encoded: str) -> tuple[int, int]:
     return _own(encoded).size
 
 
+def pixels_of(encoded: str) -> np.ndarray:
+    """The pixels of a small PNG in base64, uint8 (H, W, 4), as :func:`trigger` or the pixel editor made it.
+
+    Raises:
+        Refused: for anything else.
+    """
+    try:
+        return np.asarray(_own(encoded))
+    except binascii.Error:
+        raise Refused("expected a picture in base64, got something else") from None
+
+
 CORNERS = ("lower right", "lower left", "upper right", "upper left")
 PLACES = (*CORNERS, "centre", "everywhere")
 """Where a trigger may lie; ``everywhere`` scales it to the whole picture."""

@@ -27,7 +27,18 @@ from engine.paths import ROOT, workspace
 from engine.runs import process
 
 State = Literal["starting", "working", "estimate", "exact", "error"]
-KINDS = ("check", "pictures", "stranger", "unit", "attribution", "activations", "commit", "export")
+KINDS = (
+    "check",
+    "pictures",
+    "stranger",
+    "unit",
+    "attribution",
+    "activations",
+    "commit",
+    "export",
+    "choices",
+    "preview",
+)
 STOPPED = "the worker stopped; ask again"
 #: Seconds that a worker may take from its start until it listens.
 PATIENCE = 30.0

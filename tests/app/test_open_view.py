@@ -165,7 +165,7 @@ REPORT = {
             {"name": "fashion-mnist", "title": "Fashion", "about": "", "offline": True, "classes": fake.CLASSES, "shape": [1, 28, 28]},  # noqa: E501
         ],
         "attacks": [
-            {"name": "badnets", "title": "x' = x", "settings": {
+            {"name": "badnets", "title": "BadNets", "about": "x' = x", "learned": False, "settings": {
                 "rate": {"title": "Rate", "type": "number", "default": 0.1},
                 "size": {"title": "Patch size", "type": "integer", "default": 3, "minimum": 1, "maximum": 64},
             }},

@@ -62,18 +62,20 @@ addresses = st_.builds(
     mode=st_.sampled_from(["scale", "silence"]),
     edits=st_.dictionaries(units, st_.sampled_from(["cut", "spare"]), max_size=5).map(lambda d: tuple(d.items())),
     picture=st_.integers(0, 9999),
+    lab=st_.sampled_from([(), (("attack", "sig"),), (("data", "fashion-mnist"), ("set2", "rate=0.1,size=2"))]),
 )
 
 
 @given(addresses)
 def test_an_address_survives_the_url(address: Address) -> None:
-    assert parse(address.params()) == (address, [])
+    assert parse(address.params(lab=True)) == (address, [])
+    assert parse(address.params())[0].lab == ()  # the lab's settings are no other page's business
 
 
 @given(st_.dictionaries(st_.sampled_from(state.KEYS), st_.text(max_size=30)))
 def test_no_url_breaks_the_page(params: dict[str, str]) -> None:
     address, wrong = parse(params)
-    assert parse(address.params())[0] == address
+    assert parse(address.params(lab=True))[0] == address
     assert all("\n" not in line for line in wrong)
 
 
@@ -103,6 +105,18 @@ def test_another_page_without_parameters_keeps_the_address(browser: Params) -> N
     assert state.load().run == "demo:sig"
     state.write()
     assert browser["thr"] == "0.1"
+
+
+def test_what_the_lab_is_set_to_is_in_its_own_links_only_and_outlives_them(browser: Params) -> None:
+    browser.update(attack="sig", set="rate=0.2")
+    assert state.load().lab == (("attack", "sig"), ("set", "rate=0.2"))
+    state.write(lab=True)
+    assert browser == {"attack": "sig", "set": "rate=0.2"}
+    browser.clear()
+    browser.update(run="demo:blend")  # a button of the lab that opens Prune
+    assert state.load().lab == (("attack", "sig"), ("set", "rate=0.2"))
+    state.write()
+    assert browser == {"run": "demo:blend"}
 
 
 def test_an_older_url_of_ours_that_comes_back_late_is_no_link(browser: Params) -> None:
