@@ -55,7 +55,11 @@ def test_specifications_are_frozen_and_hashable() -> None:
         (BadNets, {"size": "big"}, ["size", "integer", "got 'big'"]),
         (BadNets, {"rate": float("nan")}, ["rate", "finite", "got nan"]),
         (BadNets, {"rate": 2, "size": 99}, ["rate", "got 2", "size", "got 99"]),
-        (BadNets, {"colour": 1}, ["expected one of target, rate, rule, source, size, margin", "unknown setting 'colour'"]),
+        (
+            BadNets,
+            {"colour": 1},
+            ["expected one of target, rate, rule, source, size, margin", "unknown setting 'colour'"],
+        ),
         (Training, {"epochs": 0}, ["epochs", "got 0"]),
         (Outer, {}, ["expected a value for name, got none"]),
         (Outer, {"name": "a", "inner": {"depth": -1}}, ["inner.depth", "got -1"]),
