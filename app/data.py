@@ -22,7 +22,21 @@ from engine.pruning.cut import cut_at, edited
 from engine.runs.store import MANIFEST, Run, open_run
 
 #: In the order in which they are offered.
-DEMOS = {"badnets": "BadNets", "blend": "Blend", "sig": "SIG", "clean": "Clean twin"}
+DEMOS = {
+    "badnets": "BadNets",
+    "blend": "Blend",
+    "sig": "SIG",
+    "trojan": "TrojanNN",
+    "cl": "Label-consistent",
+    "dynamic": "Input-aware",
+    "wanet": "WaNet",
+    "fc": "Feature collision",
+    "dfst": "DFST",
+    "awp": "Weight perturbation",
+    "lira": "LIRA",
+    "adaptive_blend": "Adaptive-Blend",
+    "clean": "Clean twin",
+}
 #: Offered in this order; what else a workspace holds comes after them.
 SCORES = ("rnp", "activation", "unlearning_gradient", "tac", "random")
 _LABELS = {
