@@ -92,8 +92,7 @@ class Dynamic(Batchwise):
                     share = (epoch + step / len(order)) / self.mask_epochs
                     lab.progress(f"mask, pass {epoch + 1} of {self.mask_epochs}", share, loss=float(loss.detach()))
             log.append({"loss": float(loss.detach()), "density": float(m.detach().mean())})
-        with lab.compute.autocast():
-            settle(net, (lab.compute.images(part) for part in lab.images.x[:4096].split(128)))
+        _settle(net, lab)
         return {key: value.cpu() for key, value in stored(net, "mask").items()}
 
     def procedure(self, lab: Lab) -> Procedure:
@@ -106,7 +105,7 @@ class _Joint(Procedure):
     def __init__(self, attack: Dynamic, lab: Lab) -> None:
         super().__init__()
         channels = lab.shape[0]
-        self.attack = attack
+        self.attack, self.lab = attack, lab
         self.mask = loaded(attack.state, "mask", channels, lab.compute.torch_device)
         self.pattern = fresh(channels, channels, attack.width, lab.rng("pattern"), lab.compute)
         self.modules = {"pattern": self.pattern}
@@ -139,8 +138,16 @@ class _Joint(Procedure):
         logits = model(x).float()
         return F.cross_entropy(logits, y) + self.attack.lambda_div * apart, logits, y
 
+    def epoch_ended(self, model: nn.Module, share: float) -> None:  # noqa: ARG002
+        _settle(self.pattern, self.lab)
+
     def state(self) -> dict[str, Tensor]:
         return stored(self.pattern, "pattern")
+
+
+def _settle(net: Generator, lab: Lab) -> None:
+    with lab.compute.autocast():
+        settle(net, (lab.compute.images(part) for part in lab.images.x[:4096].split(128)))
 
 
 def opacity(mask: Generator, x: Tensor) -> Tensor:
