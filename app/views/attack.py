@@ -20,8 +20,8 @@ def render() -> None:
     theme = palette.theme(st.context.theme.type)
     st.title("What does this poison do?")
     panels.lead(
-        "You are the attacker: choose a poison, see at once what it does to pictures and to the training set, and train "
-        "a model on it."
+        "You are the attacker: choose a poison, see at once what it does to pictures and to the training set, and "
+        "train a model on it."
     )
     own = lab.own_path()
     question = {"kind": "choices", "own": None if own is None else str(own)}

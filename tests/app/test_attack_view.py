@@ -226,10 +226,12 @@ def test_a_finished_training_opens_in_prune(open_page: Open) -> None:
     at = open_page()
     button(at, "Train").click().run()
     (job,) = jobs.jobs()
+    journal(job.folder, {"what": "x", "share": 0.9, "step": 90, "steps": 90, "loss": 0.2, "acc": 0.5, "asr": 0.01})
     with new_run({"kind": "attack", "data": "d", "model": {"name": "resnet18"}, "attack": None}, {}, job.folder) as run:
         run.result = {"acc": 0.91, "asr": 0.737373, "ra": 0.1, "classes": fake.CLASSES, "units": 1, "layers": []}
     at.run()
     assert "Done: ACC 91.0\u202f%, ASR 73.7\u202f%, RA 10.0\u202f% on the test pictures." in words(at)
+    assert "After 90 of 90 steps: loss 0.200, ACC 91.0\u202f%, ASR 73.7\u202f%." in words(at)
     links = [p.proto for p in at.get("page_link")]
     assert any(str(job.folder) in str(link).replace("%2F", "/") for link in links)
     assert str(job.folder) in at.session_state["looked"]  # a later commitment says that it was seen
