@@ -109,6 +109,15 @@ def test_the_page_opens_with_a_small_attack_and_describes_what_it_shows(open_pag
     assert not button(at, "Train").disabled
 
 
+def test_without_any_suspect_there_is_still_an_attack_to_train(
+    open_page: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demos, "DEMOS", tmp_path / "none")
+    at = open_page()
+    assert '<div class="um-film"' in words(at)
+    assert not button(at, "Train").disabled
+
+
 def test_a_setting_reaches_the_question_the_url_and_the_words(open_page: Open, home: list[dict[str, Any]]) -> None:
     at = open_page()
     at.number_input(key=setting(at, "rate")).set_value(0.003).run()
