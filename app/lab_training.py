@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def _ended(entry: Entry, status: Status, side: Side, seen: bool, theme: Theme) -
         panels.progress(status, seen)
     if status.state != "done":
         panels.resume_button(entry.name, f"lab-resume{side.suffix}")
-    _chart(entry.name, entry.folder, seen, theme, side.suffix, live=False)
+    _chart(entry.name, entry.folder, seen, theme, side.suffix, live=False, done=status.state == "done")
     _who(entry.name, seen, side.suffix)
 
 
@@ -145,14 +146,23 @@ def _who(name: str, seen: bool, suffix: str) -> None:
         )  # fmt: skip
 
 
-def _chart(name: str, folder: Path, seen: bool, theme: Theme, suffix: str, live: bool) -> None:
-    drawn = lab_figures.training(_journal(name, folder), theme, seen)
+def _chart(name: str, folder: Path, seen: bool, theme: Theme, suffix: str, live: bool, done: bool = False) -> None:
+    lines = _journal(name, folder)
+    if done and lines:
+        # The journal ends before the last epoch is measured; what was found then is the result.
+        with contextlib.suppress(ValueError):
+            result = open_run(folder).result
+            lines.append({**lines[-1], **{m: result[m] for m in ("acc", "asr") if result.get(m) is not None}})
+    drawn = lab_figures.training(lines, theme, seen)
     if drawn is None:
         if live:
             panels.note("Loss, ACC and ASR appear here with the first steps.")
         return
     panels.chart(drawn, f"lab-chart{suffix}-{'live' if live else 'ended'}", still=live)
-    panels.note("ACC is of training pictures in the first epoch; after it, ACC and ASR are of 500 test pictures.")
+    panels.note(
+        "ACC is of training pictures in the first epoch. After each epoch ACC and ASR are measured on 500 test "
+        "pictures, at the end on all."
+    )
 
 
 def _journal(name: str, folder: Path) -> list[dict[str, Any]]:

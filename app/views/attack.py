@@ -20,8 +20,8 @@ def render() -> None:
     theme = palette.theme(st.context.theme.type)
     st.title("What does this poison do?")
     panels.lead(
-        "You are the attacker: choose how pictures are poisoned, see at once how visible that is and what the training "
-        "set is made of, then train a model on it and open it in Prune."
+        "You are the attacker: choose a poison, see at once what it does to pictures and to the training set, and "
+        "train a model on it."
     )
     own = lab.own_path()
     question = {"kind": "choices", "own": None if own is None else str(own)}
@@ -188,9 +188,10 @@ def _form(now: Lab, side: Side, choices: Mapping[str, Any], wrong: str | None, f
         "Attack", list(attacks), format_func=lambda key: attacks[key]["title"] or key,
         key=state.shows(name, side.name), on_change=lambda: lab.choose(side.suffix, state.shown(name)),
     )  # fmt: skip
-    panels.note(side.row["about"])
-    paper = panels.esc(side.row["paper"])
-    st.html(f'<p class="um-note"><a href="{paper}" target="_blank">The paper</a> \u00b7 {_controls(side)}</p>')
+    paper, about = panels.esc(side.row["paper"]), panels.esc(side.row["about"])
+    st.html(
+        f'<p class="um-note">{about}<br><a href="{paper}" target="_blank">The paper</a> \u00b7 {_controls(side)}</p>'
+    )
     preset = f"lab-preset{side.suffix}-{side.name}"
     st.segmented_control(
         "Preset", list(side.row["presets"]), format_func=str.capitalize, key=state.shows(preset, side.preset),

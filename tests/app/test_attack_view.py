@@ -109,6 +109,15 @@ def test_the_page_opens_with_a_small_attack_and_describes_what_it_shows(open_pag
     assert not button(at, "Train").disabled
 
 
+def test_without_any_suspect_there_is_still_an_attack_to_train(
+    open_page: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demos, "DEMOS", tmp_path / "none")
+    at = open_page()
+    assert '<div class="um-film"' in words(at)
+    assert not button(at, "Train").disabled
+
+
 def test_a_setting_reaches_the_question_the_url_and_the_words(open_page: Open, home: list[dict[str, Any]]) -> None:
     at = open_page()
     at.number_input(key=setting(at, "rate")).set_value(0.003).run()
@@ -226,10 +235,12 @@ def test_a_finished_training_opens_in_prune(open_page: Open) -> None:
     at = open_page()
     button(at, "Train").click().run()
     (job,) = jobs.jobs()
+    journal(job.folder, {"what": "x", "share": 0.9, "step": 90, "steps": 90, "loss": 0.2, "acc": 0.5, "asr": 0.01})
     with new_run({"kind": "attack", "data": "d", "model": {"name": "resnet18"}, "attack": None}, {}, job.folder) as run:
         run.result = {"acc": 0.91, "asr": 0.737373, "ra": 0.1, "classes": fake.CLASSES, "units": 1, "layers": []}
     at.run()
     assert "Done: ACC 91.0\u202f%, ASR 73.7\u202f%, RA 10.0\u202f% on the test pictures." in words(at)
+    assert "After 90 of 90 steps: loss 0.200, ACC 91.0\u202f%, ASR 73.7\u202f%." in words(at)
     links = [p.proto for p in at.get("page_link")]
     assert any(str(job.folder) in str(link).replace("%2F", "/") for link in links)
     assert str(job.folder) in at.session_state["looked"]  # a later commitment says that it was seen
