@@ -160,6 +160,13 @@ class Questions:
         self._compute = compute or Compute()
         self._warm: OrderedDict[str, _Warm] = OrderedDict()
         self._bench = Bench(self._compute)
+        self._threads = torch.get_num_threads()
+
+    def crowded(self, yes: bool) -> None:
+        """Compute with one thread while many wait, with all of them otherwise; the answers have the same bits."""
+        threads = 1 if yes else self._threads
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
 
     def answer(self, question: dict[str, Any]) -> Iterator[Answer]:
         """The states of one question, the last one final.

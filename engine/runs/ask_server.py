@@ -35,6 +35,9 @@ _REMEMBERED = 256
 _SHARE = 5.0
 #: Turns that a question has one after the other: the first figures of a check take so many.
 _AT_ONCE = 6
+#: From so many waiting questions on the worker computes with one thread: the pages need the other processors, and
+#: threads that wait for each other on busy ones lose more time than they gain.
+_CROWD = 4
 
 Key = tuple[str, str]
 #: Answers a question step by step: each step tells the state so far, the last one is final.
@@ -61,6 +64,8 @@ class Desk:
         self._last_asked = time.monotonic()
         #: Until then those who have figures wait for those who have none.
         self._refined = 0.0
+        #: Questions without a final answer, when one was last chosen.
+        self.waiting = 0
         self.closed = False
 
     def ask(self, session: str, question: dict[str, Any]) -> bool:
@@ -84,9 +89,14 @@ class Desk:
             self.closed = True
             self._changed.notify()
 
-    def work(self, handler: Handler, idle: float = IDLE) -> None:
-        """Answer questions until the desk is closed or nobody has asked for ``idle`` seconds."""
+    def work(self, handler: Handler, idle: float = IDLE, crowded: Callable[[bool], None] | None = None) -> None:
+        """Answer questions until the desk is closed or nobody has asked for ``idle`` seconds.
+
+        ``crowded`` is told before each step whether many wait.
+        """
         while (task := self._next(idle)) is not None:
+            if crowded is not None:
+                crowded(self.waiting >= _CROWD)
             began = time.monotonic()
             answer = _step(task, handler)
             with self._changed:
@@ -99,6 +109,7 @@ class Desk:
         with self._changed:
             while not self.closed:
                 waiting = [(key, task) for key, task in self._tasks.items() if not task.answer.final]
+                self.waiting = len(waiting)
                 if waiting:
                     key, task = self._whose(waiting)
                     self._sessions[key[0]] = task.served = next(self._turn)
@@ -215,7 +226,8 @@ def main() -> int:
         with process.private():
             write_atomic(written, json.dumps({"port": server.server_address[1], "token": server.token, **me}).encode())
         try:
-            desk.work(_engine())
+            handler, crowded = _engine()
+            desk.work(handler, crowded=crowded)
         finally:
             desk.close()
             written.unlink(missing_ok=True)
@@ -223,12 +235,13 @@ def main() -> int:
     return 0
 
 
-def _engine() -> Handler:
+def _engine() -> tuple[Handler, Callable[[bool], None] | None]:
     """Load what takes seconds (torch) while questions are taken already."""
     try:
         from engine.questions import Questions
 
-        return Questions().answer
+        questions = Questions()
+        return questions.answer, questions.crowded
     except Exception as error:
         traceback.print_exc()
         line = f"the engine could not be loaded: {' '.join(str(error).split())[:300]}"
@@ -236,7 +249,7 @@ def _engine() -> Handler:
         def refuse(question: dict[str, Any]) -> Iterator[Answer]:
             yield Answer(question, "error", error=line)
 
-        return refuse
+        return refuse, None
 
 
 if __name__ == "__main__":
