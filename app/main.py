@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 
 import streamlit as st
 
@@ -11,12 +12,17 @@ from app import shared
 
 @st.cache_resource(show_spinner=False)
 def _settle() -> None:
-    """Once per process: what the imports left is never garbage, so no later collection looks at it again."""
+    """Once per process: what the imports left is never garbage, so no later collection looks at it again.
+
+    Sessions are threads, and each of their many messages gives the interpreter away: with a whole class, getting it
+    back must not take the usual 5 ms times the number of others.
+    """
     import app.figures
     import app.panels  # noqa: F401
 
     gc.collect()
     gc.freeze()
+    sys.setswitchinterval(0.0005)
 
 
 st.set_page_config(page_title="Unmask", page_icon=":material/domino_mask:", layout="wide", initial_sidebar_state=264)

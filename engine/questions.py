@@ -38,6 +38,8 @@ from engine.suspects import Suspect, load_suspect
 
 #: Images of a first and of a second estimate, images between two stops, images that unit statistics are taken over.
 GLANCE, FIRST, SLICE, DEFENSE = 64, 1000, 500, 500
+#: Of a first estimate where many ask at once: its interval is wider, and says so.
+GLANCE_IN_CROWD = 24
 #: Suspects kept, bytes kept, checks remembered per suspect, finished and begun.
 SUSPECTS, BYTES, CHECKS = 2, 3_000_000_000, 128
 #: Bytes of what the first half of a suspect's layers says of test images, at most.
@@ -161,9 +163,11 @@ class Questions:
         self._warm: OrderedDict[str, _Warm] = OrderedDict()
         self._bench = Bench(self._compute)
         self._threads = torch.get_num_threads()
+        self._glance = GLANCE
 
     def crowded(self, yes: bool) -> None:
-        """Compute with one thread while many wait, with all of them otherwise; the answers have the same bits."""
+        """While many wait, compute with one thread, which gives the same bits, and first figures from fewer images."""
+        self._glance = GLANCE_IN_CROWD if yes else GLANCE
         threads = 1 if yes else self._threads
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
@@ -207,7 +211,7 @@ class Questions:
         if begun is None:
             stamped = 0 if test.triggered is None else len(test.triggered)
             correct = torch.zeros(len(test.clean), dtype=torch.bool)
-            pieces = list(_pieces(len(correct), stamped, (warm.correct < 0).tolist()))
+            pieces = list(_pieces(len(correct), stamped, (warm.correct < 0).tolist(), self._glance))
             begun = _Begun(pieces, correct, torch.full((stamped,), -1))
         warm.begun[key] = begun
         while len(warm.begun) > CHECKS:
@@ -446,13 +450,13 @@ def _fingerprint(folder: Path) -> str:
     return f"{hashlib.sha256(manifest).hexdigest()} {weights.st_mtime_ns} {weights.st_size}"
 
 
-def _pieces(clean: int, triggered: int, unknown: list[bool]) -> Iterator[tuple[str, int, int]]:
+def _pieces(clean: int, triggered: int, unknown: list[bool], glance: int = GLANCE) -> Iterator[tuple[str, int, int]]:
     """What to run in which order: a few images of both kinds, an estimate, some more, another one, then the others.
 
     ``unknown`` says of which clean images the uncut model's answer is not known yet; it is asked along the way.
     """
     done, whole = 0, max(clean, triggered)
-    for upto in (min(GLANCE, FIRST, whole), min(FIRST, whole), whole):
+    for upto in (min(glance, FIRST, whole), min(FIRST, whole), whole):
         for kind, n in (("clean", clean), ("triggered", triggered)):
             for first in range(done, min(upto, n), SLICE):
                 last = min(first + SLICE, upto, n)

@@ -15,6 +15,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from engine.attacks import ATTACKS
@@ -94,7 +95,7 @@ def train(name: str, seed: int) -> Run:
     command += ["--preset", "demo", "--store", "float16", "--twin", "demo:clean", "--attack", name]
     command += ["--seed", str(seed), "--json"]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    return open_run(json.loads(done.stdout)["folder"])
+    return open_run(Path(json.loads(done.stdout)["folder"]))
 
 
 def main() -> None:
