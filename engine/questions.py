@@ -216,7 +216,9 @@ class Questions:
         warm.begun[key] = begun
         while len(warm.begun) > CHECKS:
             warm.begun.popitem(last=False)
-        total = sum(last - first for part, first, last in begun.pieces if part != "estimate")
+        total = _images(begun.pieces)
+        if begun.value is not None:  # what somebody else's question, or an earlier one, has found of the same cut
+            yield _working_on(begun.value, _images(begun.pieces[: begun.at]), total)
         while begun.at < len(begun.pieces):
             part, first, last = begun.pieces[begun.at]
             if part == "estimate":
@@ -234,8 +236,7 @@ class Questions:
                 else:
                     begun.said[first:last] = answers
             begun.at += 1
-            done = sum(last - first for part, first, last in begun.pieces[: begun.at] if part != "estimate")
-            yield _working_on(begun.value, done, total)
+            yield _working_on(begun.value, _images(begun.pieces[: begun.at]), total)
         if key not in warm.checks:
             warm.checks[key] = _outcome(warm, cut, begun.correct, begun.said)
         warm.begun.pop(key, None)
@@ -466,6 +467,11 @@ def _pieces(clean: int, triggered: int, unknown: list[bool], glance: int = GLANC
         if done < upto < whole:
             yield "estimate", 0, upto
         done = upto
+
+
+def _images(pieces: list[tuple[str, int, int]]) -> int:
+    """How many images some pieces run."""
+    return sum(last - first for part, first, last in pieces if part != "estimate")
 
 
 def _outcome(warm: _Warm, cut: Tensor, correct: Tensor, said: Tensor) -> dict[str, Any]:

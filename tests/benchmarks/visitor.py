@@ -8,6 +8,7 @@ elements that are on the page.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -205,9 +206,10 @@ class Visitor:
             self._finished += not part
 
     async def _redraw(self, fragment: str, interval: float) -> None:
-        while True:
-            await asyncio.sleep(interval)
-            await self._send(fragment=fragment)
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                await asyncio.sleep(interval)
+                await self._send(fragment=fragment)
 
     def _stop_redraws(self, only: set[str] | None = None) -> None:
         for fragment in list(self._redraws):
