@@ -154,9 +154,11 @@ def _figures(frame: Frame, study: data.Study, now: data.Present) -> None:
     busy = pending is not None and not pending.final
     had_figures = pending is not None and pending.value is not None
     pace = panels.pace(had_figures)
+    # The first time nothing is asked again: news would make the page start over in the middle of a run.
+    known = [(found, pending)]
 
     def draw() -> None:
-        fresh, answer = _readings(frame, study, now)
+        fresh, answer = known.pop() if known else _readings(frame, study, now)
         with strip:
             added = sum(1 for edit in now.edits.values() if edit == "cut")
             spared = len(now.edits) - added

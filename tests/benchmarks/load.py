@@ -51,8 +51,8 @@ class Seen:
 
 
 def threshold(chance: random.Random, scores: np.ndarray) -> float:
-    """One that cuts between 1 and 10 % of the units."""
-    return float(np.quantile(scores[np.isfinite(scores)], 1 - chance.uniform(0.01, 0.1)))
+    """One that cuts between 1 and 10 % of the units, with as many digits as an address keeps."""
+    return float(f"{np.quantile(scores[np.isfinite(scores)], 1 - chance.uniform(0.01, 0.1)):.6f}")
 
 
 def scores() -> np.ndarray:
