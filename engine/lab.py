@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from engine import catalogue, demos
-from engine.attacks import ATTACKS, IMPORTED, Attack, Lab
+from engine.attacks import Attack, Lab
 from engine.attacks.base import POISONED
 from engine.compute import Compute, generator
 from engine.data import DATASETS, DataSet, load
@@ -25,8 +25,6 @@ from engine.suspects import TRIGGER, make_attack
 
 #: Pictures that visibility and spectrum are measured on; data sets kept in memory.
 MEASURED, KEPT = 64, 2
-#: The attack with a trigger of one's own, and what stands in for it where it is not registered.
-OWN, STAND_IN = "custom", "picture"
 
 
 class Choices(Spec):
@@ -61,15 +59,11 @@ class Bench:
         self._data: OrderedDict[tuple[str, int], DataSet] = OrderedDict()
 
     def choices(self, question: Choices) -> dict[str, Any]:
-        attacks = catalogue.rows("attacks")
-        if OWN not in ATTACKS:
-            attacks.append({**catalogue.attack_row(STAND_IN, IMPORTED[STAND_IN]), "title": "A trigger of your own"})
-        data = catalogue.rows("datasets")
         own = None
         if question.own is not None:
             found = self._open(question.own)
             own = {"classes": list(found.classes), "shape": list(found.shape), "train": len(found.train)}
-        return {"attacks": attacks, "models": catalogue.rows("models"), "datasets": data, "own": own}
+        return {**{kind: catalogue.rows(kind) for kind in ("attacks", "models", "datasets")}, "own": own}
 
     def preview(self, question: Preview) -> dict[str, Any]:
         data = self._open(question.data)

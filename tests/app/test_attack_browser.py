@@ -128,7 +128,7 @@ def test_a_link_restores_two_columns_and_a_drawn_trigger_reaches_the_preview(
     expect(page.locator(".um-film")).to_have_count(1)
     page.wait_for_function("() => !location.search.includes('attack2')")
 
-    page.goto(f"{url}/attack?attack=picture")
+    page.goto(f"{url}/attack?attack=custom")
     canvas = page.locator("canvas[role=application]")
     expect(canvas).to_be_visible(timeout=60_000)
     expect(page.get_by_text("Draw a trigger on the grid, or upload one.")).to_be_visible()

@@ -296,28 +296,27 @@ def test_a_trigger_of_ones_own_starts_empty_and_survives_a_link(open_page: Open)
     from app.pixels import encoded
     from app.pixels import palette as colours
 
-    own = next(row for row in ("custom", "picture") if row in ATTACKS or row == "picture")
-    at = open_page(attack=own)
+    at = open_page(attack="custom")
     assert "Draw a trigger on the grid, or upload one." in words(at)
     assert not at.error
     assert button(at, "Train").disabled
     cells = [-1] * 784
     cells[30] = cells[31] = 0
     png = encoded(cells, 28, 28, colours(1)).replace("+", "%2B").replace("/", "%2F").replace("=", "%3D")
-    at = open_page(attack=own, set=f"picture={png}")
+    at = open_page(attack="custom", set=f"picture={png}")
     assert '<div class="um-film"' in words(at)
     assert not button(at, "Train").disabled
     button(at, "Train").click().run()
     assert any(word.startswith("picture=iVBOR") for word in jobs.jobs()[0].argv)
     assert at.session_state["lab-pixels:cells"]["cells"] == cells
-    at = open_page(attack=own, set="picture=~0123456789abcdef")
+    at = open_page(attack="custom", set="picture=~0123456789abcdef")
     assert "too short to hold it" in at.warning[0].value
 
 
 def test_an_uploaded_trigger_is_put_at_its_place_and_previewed(open_page: Open) -> None:
     file = io.BytesIO()
     Image.new("RGBA", (4, 3), (255, 255, 255, 255)).save(file, "PNG")
-    at = open_page(attack="custom" if "custom" in ATTACKS else "picture")
+    at = open_page(attack="custom")
     at.segmented_control(key="lab-way").set_value("upload").run()
     uploaded(at, "Its picture", "square.png", file.getvalue())
     at.run()
