@@ -36,7 +36,10 @@ REPORTED_HIGH = ("badnets", "trojan", "blend", "dynamic", "wanet", "lira", "lf",
 #: Most accuracy that may be lost against the clean twin.
 MOST_LOST = 0.02
 #: Why a row falls short, where the cause was found.
-REASONS: dict[tuple[str, int], str] = {}
+REASONS: dict[tuple[str, int], str] = {
+    ("dynamic", 0): "Probably too few epochs: the pattern is learned together with the classifier, in three of them. "
+    "Not tried with more yet.",
+}
 
 
 def wanted() -> list[tuple[str, int]]:
