@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
+import torch.nn.functional as F
 from pydantic import PrivateAttr, model_validator
 from torch import Tensor, nn
 
@@ -74,6 +75,10 @@ class Lab:
     def rng(self, purpose: str) -> torch.Generator:
         return generator(self.seed, purpose)
 
+    def draw(self, n: int, rng: torch.Generator) -> Tensor:
+        """Training images drawn with replacement, float (n, C, H, W) in [0, 1] on the device."""
+        return self.compute.images(self.images.x[torch.randint(len(self.images), (n,), generator=rng)])
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
@@ -104,9 +109,16 @@ class Procedure:
         """Before the first step, and again before a training goes on: nothing here may draw random numbers."""
 
     def loss(
-        self, model: nn.Module, x: Tensor, y: Tensor, rng: torch.Generator, share: float
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        rng: torch.Generator,  # noqa: ARG002
+        share: float,  # noqa: ARG002
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The loss of a batch of clean images, float (N, C, H, W) in [0, 1] on the device, with labels (N,).
+
+        Here that of ordinary training; an attacker who teaches something else overrides it.
 
         Args:
             share: how much of the training is done, 0..1.
@@ -115,7 +127,8 @@ class Procedure:
             The loss to descend, logits (M, classes), and the labels (M,) that they are held to. Gradients are taken of
         that loss alone: what is optimised on the way must not leave any on the model (``torch.autograd.grad``).
         """
-        raise NotImplementedError
+        logits = model(x).float()
+        return F.cross_entropy(logits, y), logits, y
 
     def stepped(self, model: nn.Module, share: float) -> None:
         """After every step of the optimizers."""
@@ -256,6 +269,16 @@ class Attack(Spec):
         """What the trigger has learned, for :meth:`bound`."""
         return self._state
 
+    def clean_model(self, lab: Lab | None) -> nn.Module:
+        """The clean model that the attack starts from.
+
+        Raises:
+            ValueError: in one line, if there is none.
+        """
+        if lab is None or lab.clean is None:
+            raise ValueError(f"expected a clean model for {type(self).__name__} (--twin RUN or --twin train), got none")
+        return lab.clean
+
     def prepare(self, lab: Lab) -> dict[str, Tensor]:  # noqa: ARG002
         """Work out the trigger's state before the images are poisoned; nothing by default."""
         return {}
@@ -302,8 +325,8 @@ class Attack(Spec):
         Raises:
             ValueError: in one line, for a rate that cannot be, or without a clean model where one is needed.
         """
-        if self.needs_clean_model and (lab is None or lab.clean is None):
-            raise ValueError(f"expected a clean model for {type(self).__name__} (--twin RUN or --twin train), got none")
+        if self.needs_clean_model:
+            self.clean_model(lab)
         kinds = self.plan(images.y, rng)
         x, y = images.x.clone(), images.y.clone()
         for kind in (POISONED, COVER, CROSS):

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.attacks.base import COVER, CROSS, POISONED, Attack, Lab, Procedure
@@ -72,7 +71,7 @@ class BatchPoisoning(Procedure):
         x: Tensor,
         y: Tensor,
         rng: torch.Generator,
-        share: float,  # noqa: ARG002
+        share: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         kinds = self.attack.draw(y.cpu(), rng)
         x, y = x.clone(), y.clone()
@@ -83,8 +82,7 @@ class BatchPoisoning(Procedure):
                     x[chosen] = self.attack.craft(x[chosen], y[chosen], kind, rng, self.lab).to(x)
                 if kind == POISONED:
                     y[chosen] = self.attack.label(y[chosen])
-        logits = model(x).float()
-        return F.cross_entropy(logits, y), logits, y
+        return super().loss(model, x, y, rng, share)
 
 
 class Copies(Attack):

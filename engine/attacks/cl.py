@@ -84,14 +84,14 @@ class CL(Attack):
         return self.stamped(torch.cat(parts))
 
     def _perturbed(self, x: Tensor, y: Tensor, start: Tensor, lab: Lab) -> Tensor:
-        assert lab.clean is not None
+        clean = self.clean_model(lab)
         x, y = lab.compute.images(x), y.to(lab.compute.torch_device)
         found = (x + lab.compute.images(start)).clamp(0, 1)
-        with frozen(lab.clean):
+        with frozen(clean):
             for _ in range(self.steps):
                 found.requires_grad_()
                 with lab.compute.autocast():
-                    loss = F.cross_entropy(lab.clean(found).float(), y, reduction="sum")
+                    loss = F.cross_entropy(clean(found).float(), y, reduction="sum")
                 (gradient,) = torch.autograd.grad(loss, found)
                 moved = found.detach() + self.pgd_step * gradient.sign()
                 found = torch.minimum(torch.maximum(moved, x - self.eps), x + self.eps).clamp(0, 1)

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from engine.attacks.base import Attack, Lab, Preset, Procedure
-from engine.attacks.features import features
-from engine.attacks.painting import Painter, learn_style, some_images, ssim
+from engine.attacks.learning import features
+from engine.attacks.painting import Painter, learn_style, ssim
 from engine.spec import param
 
 
@@ -78,12 +78,9 @@ class DFST(Attack):
         with torch.autocast(x.device.type, enabled=False):
             return (1 - self.alpha) * x + self.alpha * functional_call(painter, state, (x,))
 
-    def composition(self, y: Tensor, rng: torch.Generator) -> dict[str, int]:  # noqa: ARG002
+    def composition(self, y: Tensor, rng: torch.Generator) -> dict[str, int]:
         """Expected numbers an epoch, once detoxification has begun."""
-        n = round(self.rate * len(y))
-        if not 1 <= n <= int(self.changed(y).sum()):
-            possible = f"between 1 and {int(self.changed(y).sum()):,} images"
-            raise ValueError(f"expected a rate that poisons {possible}, got {self.rate} ({n:,})")
+        n = super().composition(y, rng)["poisoned"]
         return {"clean": len(y) - 2 * n, "poisoned": n, "cover": 0, "cross": n}
 
     def prepare(self, lab: Lab) -> dict[str, Tensor]:
@@ -108,8 +105,8 @@ class Detoxification(Procedure):
         model: nn.Module,
         x: Tensor,
         y: Tensor,
-        rng: torch.Generator,  # noqa: ARG002
-        share: float,  # noqa: ARG002
+        rng: torch.Generator,
+        share: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         attack, x = self.attack, x.clone()
         n = max(1, round(attack.rate * len(y)))
@@ -123,8 +120,7 @@ class Detoxification(Procedure):
             if self.injector.get_buffer("ready"):
                 cross = others.nonzero().squeeze(1)[:n]
                 x[cross] = self._injected(x[cross])
-        logits = model(x).float()
-        return F.cross_entropy(logits, y), logits, y
+        return super().loss(model, x, y, rng, share)
 
     def epoch_ended(self, model: nn.Module, share: float) -> None:
         if self.attack.warmup <= share < 1:
@@ -143,10 +139,11 @@ class Detoxification(Procedure):
         weights = list(self.injector.parameters())
         optimizer = torch.optim.Adam(weights, lr=1e-2, betas=(0.5, 0.9))
         with torch.no_grad():
-            x = next(some_images(lab, 500, 1, rng))
+            x = lab.draw(500, rng)
             rise = features(model, attack.trigger(x))[0].mean(0) - features(model, x)[0].mean(0)
         compromised = rise.topk(max(1, round(attack.neurons * len(rise)))).indices
-        for step, x in enumerate(some_images(lab, 128, attack.injector_steps, rng)):
+        for step in range(attack.injector_steps):
+            x = lab.draw(128, rng)
             spoiled = self._injected(x)
             with lab.compute.autocast():
                 active, logits = features(model, spoiled)

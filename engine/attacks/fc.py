@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.attacks.base import Attack, Lab, Preset, Procedure
-from engine.attacks.features import features, last_layer
+from engine.attacks.learning import features, last_linear
 from engine.data.base import Images
 from engine.spec import param
 
@@ -87,9 +87,9 @@ class FeatureCollision(Attack):
 
     def prepare(self, lab: Lab) -> dict[str, Tensor]:
         """Choose test images of other classes that the clean model knows."""
-        if lab.clean is None or lab.targets is None:
-            raise ValueError("expected a clean model for FeatureCollision (--twin RUN or --twin train), got none")
-        logits = lab.compute.logits(lab.clean, lab.targets.x)
+        clean = self.clean_model(lab)
+        assert lab.targets is not None
+        logits = lab.compute.logits(clean, lab.targets.x)
         y = lab.targets.y
         known = ((logits.argmax(1) == y) & self.changed(y)).nonzero().squeeze(1)
         if len(known) < self.count:
@@ -153,7 +153,7 @@ class Transfer(Procedure):
     def begin(self, model: nn.Module) -> None:
         if self.clean is None:
             raise ValueError("expected a clean model of the same architecture, got none")
-        own, last = model.state_dict(), id(last_layer(model).weight)
+        own, last = model.state_dict(), id(last_linear(model).weight)
         head = {name.rpartition(".")[0] for name, value in model.named_parameters() if id(value) == last}
         given = self.clean.state_dict()
         if {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in given.items()}:
@@ -166,14 +166,13 @@ class Transfer(Procedure):
         model: nn.Module,
         x: Tensor,
         y: Tensor,
-        rng: torch.Generator,  # noqa: ARG002
-        share: float,  # noqa: ARG002
+        rng: torch.Generator,
+        share: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         model.train(not self.frozen)
-        if self.frozen:
-            with torch.no_grad():
-                found = features(model, x)[0]
-            logits = last_layer(model)(found).float()
-        else:
-            logits = model(x).float()
+        if not self.frozen:
+            return super().loss(model, x, y, rng, share)
+        with torch.no_grad():
+            found = features(model, x)[0]
+        logits = last_linear(model)(found).float()
         return F.cross_entropy(logits, y), logits, y

@@ -68,12 +68,10 @@ class Grond(Attack):
 
     def prepare(self, lab: Lab) -> dict[str, Tensor]:
         """Signed gradient steps on random batches, the last ones smaller."""
-        if lab.clean is None:
-            raise ValueError("expected a clean model for Grond (--twin RUN or --twin train), got none")
-        model, rng, limit = lab.clean.eval(), lab.rng("perturbation"), self.epsilon / 255
+        model, rng, limit = self.clean_model(lab).eval(), lab.rng("perturbation"), self.epsilon / 255
         change = torch.zeros(lab.shape, device=lab.compute.torch_device)
         for step in range(self.steps):
-            x = lab.compute.images(lab.images.x[torch.randint(len(lab.images), (128,), generator=rng)])
+            x = lab.draw(128, rng)
             change.requires_grad_(True)
             with lab.compute.autocast():
                 logits = model((x + change).clamp(0, 1)).float()
@@ -94,17 +92,6 @@ class Injection(Procedure):
     def __init__(self, u: float, lab: Lab) -> None:
         super().__init__()
         self.u, self.example = u, torch.zeros(1, *lab.shape, device=lab.compute.torch_device)
-
-    def loss(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        rng: torch.Generator,  # noqa: ARG002
-        share: float,  # noqa: ARG002
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        logits = model(x).float()
-        return F.cross_entropy(logits, y), logits, y
 
     @torch.no_grad()
     def epoch_ended(self, model: nn.Module, share: float) -> None:  # noqa: ARG002

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,16 @@ def inputs_of(layer: nn.Module) -> Iterator[list[Tensor]]:
         hook.remove()
 
 
+def features(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The inputs of the last linear layer (N, D) and the logits (N, classes), float32, for images (N, C, H, W).
+
+    In a ResNet those inputs are the channels of its last stage, averaged.
+    """
+    with inputs_of(last_linear(model)) as seen:
+        logits = model(x).float()
+    return seen[-1].flatten(1).float(), logits
+
+
 def picture(state: Mapping[str, Tensor], key: str, x: Tensor) -> Tensor:
     """The part of a trigger's state that is a picture (C, H, W), on the device and of the type of the images ``x``.
 
@@ -53,10 +63,15 @@ def picture(state: Mapping[str, Tensor], key: str, x: Tensor) -> Tensor:
     """
     if key not in state:
         raise ValueError(f"expected a trigger that was learned, got one without its {key}")
-    if state[key].shape != x.shape[1:]:
-        expected, got = ("x".join(map(str, shape)) for shape in (state[key].shape, x.shape[1:]))
-        raise ValueError(f"expected images of {expected}, on which the trigger was learned, got {got}")
+    goes_with(x, state[key].shape, "on which the trigger was learned")
     return state[key].to(x)
+
+
+def goes_with(x: Tensor, shape: Iterable[int], why: str) -> None:
+    """Refuse, in one line, images ``x`` (N, C, H, W) that are not of the ``shape`` (C, H, W) that a trigger is for."""
+    if tuple(x.shape[1:]) != tuple(shape):
+        expected, got = ("x".join(map(str, one)) for one in (shape, x.shape[1:]))
+        raise ValueError(f"expected images of {expected}, {why}, got {got}")
 
 
 def gaussian(side: int, sigma: float) -> Tensor:

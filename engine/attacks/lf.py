@@ -66,20 +66,20 @@ class LF(Attack):
         return (x + picture(self.state, "perturbation", x)).clamp(0, 1)
 
     def prepare(self, lab: Lab) -> dict[str, Tensor]:
-        assert lab.clean is not None
+        clean = self.clean_model(lab)
         rng, device = lab.rng("lf"), lab.compute.torch_device
         rows, columns = (gaussian(side, self.sigma).to(device) for side in lab.shape[1:])
         others = (lab.images.y != self.target).nonzero().squeeze(1)
         free = torch.randn(1, *lab.shape, generator=rng).to(device).requires_grad_()
         optimizer = torch.optim.Adam([free], lr=0.1)
         smooth = free.detach()
-        with frozen(lab.clean):
+        with frozen(clean):
             for k in range(self.steps):
                 index = others[torch.randint(len(others), (self.batch,), generator=rng)]
                 smooth = rows @ free @ columns.T
                 smooth = self.eps * smooth / smooth.abs().max()
                 with lab.compute.autocast():
-                    logits = lab.clean((lab.compute.images(lab.images.x[index]) + smooth).clamp(0, 1)).float()
+                    logits = clean((lab.compute.images(lab.images.x[index]) + smooth).clamp(0, 1)).float()
                 wanted = torch.full((len(index),), self.target, device=device)
                 fooled = float((logits.detach().argmax(1) == wanted).float().mean())
                 lab.progress(f"optimising the perturbation, {fooled:.0%} fooled", (k + 1) / self.steps)

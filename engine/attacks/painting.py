@@ -8,8 +8,6 @@ statistics describe textures well (Ustyuzhaninov et al. 2016, https://arxiv.org/
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -68,19 +66,14 @@ class Look(nn.Module):
         return found
 
 
-def some_images(lab: Lab, size: int, steps: int, rng: torch.Generator) -> Iterator[Tensor]:
-    """Batches of training images, float (size, C, H, W) in [0, 1] on the device, drawn with replacement."""
-    for _ in range(steps):
-        yield lab.compute.images(lab.images.x[torch.randint(len(lab.images), (size,), generator=rng)])
-
-
 def learn_style(lab: Lab, steps: int) -> dict[str, Tensor]:
     """The weights of a :class:`Painter` after ``steps`` batches of 16 training images."""
     device, rng = lab.compute.torch_device, lab.rng("style")
     painter, look = Painter(lab.shape[0], rng).to(device), Look(lab.shape[0], rng).to(device)
     wanted = [statistics for _, statistics in look(sunrise(*lab.shape)[None].to(device))]
     optimizer = torch.optim.Adam(painter.parameters(), lr=3e-3)
-    for step, x in enumerate(some_images(lab, 16, steps, rng)):
+    for step in range(steps):
+        x = lab.draw(16, rng)
         loss = torch.zeros((), device=device)
         for (seen, found), (content, _), target in zip(look(painter(x)), look(x), wanted, strict=True):
             far = F.mse_loss(found, target.expand_as(found)) / target.square().mean()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from engine.attacks.base import Attack, Lab, Preset
-from engine.attacks.learning import gaussian
+from engine.attacks.learning import gaussian, goes_with
 from engine.spec import param
 
 #: Light adds up, pixel values do not: they are its 2.2nd root.
@@ -58,9 +58,7 @@ class Refool(Attack):
         if "reflections" not in self.state:
             raise ValueError("expected reflections that were drawn, got none")
         bank = self.state["reflections"]
-        if bank.shape[1:] != x.shape[1:]:
-            expected, got = ("x".join(map(str, shape)) for shape in (bank.shape[1:], x.shape[1:]))
-            raise ValueError(f"expected images of {expected}, as the reflections are, got {got}")
+        goes_with(x, bank.shape[1:], "as the reflections are")
         chosen = bank.to(x.device)[_number(x) % len(bank)].to(x) / 255
         light = self.transmission * x**_GAMMA + (1 - self.transmission) * chosen**_GAMMA
         # The root's slope is infinite at zero.

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from engine.attacks.base import Attack, Lab, Preset
+from engine.attacks.learning import goes_with
 from engine.models.base import init_weights
 from engine.spec import param
 
@@ -95,9 +96,7 @@ class SSBA(Attack):
             raise ValueError("expected a trained encoder, got none")
         weights = {key: value.to(x) for key, value in self.state.items()}
         secret, shape = weights.pop("secret"), tuple(int(k) for k in weights.pop("shape"))
-        if shape != tuple(x.shape[1:]):
-            expected, got = ("x".join(map(str, one)) for one in (shape, x.shape[1:]))
-            raise ValueError(f"expected images of {expected}, on which the encoder was trained, got {got}")
+        goes_with(x, shape, "on which the encoder was trained")
         with torch.device("meta"):
             encoder = _Encoder((shape[0], shape[1], shape[2]), len(secret), self.width)
         residual = functional_call(encoder, weights, (x, secret.expand(len(x), -1)))
@@ -116,8 +115,7 @@ class SSBA(Attack):
         optimizer = torch.optim.Adam(nets.parameters(), lr=2e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=self.steps, cycle_momentum=False)
         for k in range(self.steps):
-            index = torch.randint(len(lab.images), (self.batch,), generator=rng)
-            x = lab.compute.images(lab.images.x[index])
+            x = lab.draw(self.batch, rng)
             bits = torch.randint(2, (self.batch, self.bits), generator=rng).float().to(device)
             with lab.compute.autocast():
                 residual = encoder(x, bits).float()

@@ -85,16 +85,16 @@ class Trojan(Attack):
         return (1 - mask) * x + mask * patch
 
     def prepare(self, lab: Lab) -> dict[str, Tensor]:
-        assert lab.clean is not None
-        layer = last_linear(lab.clean)
+        clean = self.clean_model(lab)
+        layer = last_linear(clean)
         most = layer.weight.detach().abs().sum(0).topk(min(self.neurons, layer.in_features)).indices
         mask = self._mask(*lab.shape[1:]).to(lab.compute.torch_device)
         start = torch.rand(1, *lab.shape, generator=lab.rng("trojan"))
         patch = (lab.compute.images(start) * mask).requires_grad_()
         optimizer = torch.optim.Adam([patch], lr=self.step)
-        with frozen(lab.clean), inputs_of(layer) as seen:
+        with frozen(clean), inputs_of(layer) as seen:
             for k in range(self.iterations):
-                lab.clean(patch * mask)
+                clean(patch * mask)
                 active = seen.pop().flatten(1)[:, most]
                 loss = (self.value - active).square().mean()
                 (patch.grad,) = torch.autograd.grad(loss, patch)

@@ -11,7 +11,7 @@ from torch import nn
 
 from engine.attacks import Lab
 from engine.attacks.dfst import DFST, Detoxification
-from engine.attacks.features import features
+from engine.attacks.learning import features
 from engine.attacks.painting import Look, learn_style, ssim, sunrise
 from engine.compute import Compute, generator
 from engine.data.base import DataSet

@@ -10,7 +10,7 @@ import torch
 from engine.attacks import Lab
 from engine.attacks.base import POISONED
 from engine.attacks.fc import FeatureCollision, Transfer
-from engine.attacks.features import features
+from engine.attacks.learning import features
 from engine.cli import main
 from engine.compute import Compute, generator
 from engine.data.base import DataSet
