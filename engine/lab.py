@@ -10,7 +10,6 @@ import os
 from collections import OrderedDict
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from engine import catalogue, demos
@@ -21,7 +20,7 @@ from engine.data import DATASETS, DataSet, load
 from engine.explain import preview
 from engine.explain.encode import png
 from engine.spec import Spec, param
-from engine.suspects import TRIGGER, make_attack
+from engine.suspects import attack_of, make_attack
 
 #: Pictures that visibility and spectrum are measured on; data sets kept in memory.
 MEASURED, KEPT = 64, 2
@@ -114,8 +113,7 @@ class Bench:
         asked = run.spec["attack"]
         if not asked or asked["name"] != draft.name:
             raise ValueError(f"expected a run of {draft.name}, got {draft.learned_by}")
-        state = {key: torch.from_numpy(value) for key, value in run.arrays(TRIGGER).items()}
-        return make_attack(asked["name"], asked["params"]).bound(len(data.classes), state)
+        return attack_of(run, len(data.classes))
 
     def _seen(self, attack: Attack, data: DataSet, question: Preview) -> dict[str, Any]:
         train, y = data.train, data.train.y

@@ -129,6 +129,16 @@ def statistics(images: Images) -> tuple[Tensor, Tensor]:
     return x.mean((0, 2, 3)), x.std((0, 2, 3))
 
 
+def attack_of(run: Run, classes: int) -> Attack | None:
+    """The attack of a suspect's run with what its trigger has learned there; None for a clean model's."""
+    asked = run.spec["attack"]
+    if not asked:
+        return None
+    state = run.arrays(TRIGGER) if run.has(f"{TRIGGER}.safetensors") else {}
+    attack = make_attack(asked["name"], asked["params"])
+    return attack.bound(classes, {key: torch.from_numpy(value) for key, value in state.items()})
+
+
 def load_suspect(name: str, compute: Compute) -> Suspect:
     """Open a run folder or ``demo:NAME`` and load its model.
 
@@ -141,11 +151,7 @@ def load_suspect(name: str, compute: Compute) -> Suspect:
     own = run.path(ARCHITECTURE).read_bytes() if isinstance(spec, ImportRun) and spec.architecture else None
     model = network(spec, own, data)
     load_weights(model, run.path("model.safetensors"))
-    attack = make_attack(spec.attack["name"], spec.attack["params"]) if spec.attack else None
-    if attack is not None:
-        state = run.arrays(TRIGGER) if run.has(f"{TRIGGER}.safetensors") else {}
-        attack = attack.bound(len(data.classes), {key: torch.from_numpy(value) for key, value in state.items()})
-    stamped = None
+    attack, stamped = attack_of(run, len(data.classes)), None
     if attack is not None and attack.measures == "targets":
         # There is no trigger to show or to use, only the images that the attacker chose.
         stamped, attack = TestSet.of(data.test, attack), None
@@ -337,9 +343,11 @@ class Start:
         else:
             state = attack.bound(classes).prepare(lab)
             attack = attack.bound(classes, state)
-            images, kinds = data.train, attack.composition(data.train.y, generator(spec.seed, "poison"))
-            if not attack.poisons_batches:
-                made = attack.poison(data.train, generator(spec.seed, "poison"), lab)
+            rng = generator(spec.seed, "poison")
+            if attack.poisons_batches:
+                images, kinds = data.train, attack.composition(data.train.y, rng)
+            else:
+                made = attack.poison(data.train, rng, lab)
                 images, kinds = made.images, made.counts
             if state or attack.needs_clean_model:
                 changed = ((images.x != data.train.x).flatten(1).any(1) | (images.y != data.train.y)).nonzero()[:, 0]

@@ -66,6 +66,15 @@ class DataSet:
         return self.read("test")
 
 
+def turns(labels: Tensor) -> Tensor:
+    """For each label (N,), int64, how many of its class stand before it: 0 for the first of each class."""
+    found = torch.empty_like(labels)
+    for c in labels.unique():
+        of_class = labels == c
+        found[of_class] = torch.arange(int(of_class.sum()))
+    return found
+
+
 def draw(images: Images, n: int, generator: torch.Generator) -> Images:
     """``n`` images, as equal a number of each class as possible, in random order.
 
@@ -75,11 +84,6 @@ def draw(images: Images, n: int, generator: torch.Generator) -> Images:
     if not 1 <= n <= len(images):
         raise ValueError(f"expected between 1 and {len(images):,} samples (the defense pool), got {n:,}")
     order = torch.randperm(len(images), generator=generator)
-    labels = images.y[order]
     # The k-th image of every class comes before the (k+1)-th of any: taking the first n balances the classes.
-    turn = torch.empty_like(labels)
-    for c in labels.unique():
-        of_class = labels == c
-        turn[of_class] = torch.arange(int(of_class.sum()))
-    chosen = order[torch.argsort(turn, stable=True)[:n]]
+    chosen = order[torch.argsort(turns(images.y[order]), stable=True)[:n]]
     return images[chosen[torch.randperm(n, generator=generator)]]

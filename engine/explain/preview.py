@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.data.base import turns
+
 #: SSIM's window and constants as published, for values in [0, 1].
 WINDOW, SIGMA, K1, K2 = 11, 1.5, 0.01, 0.03
 #: Decibels below the strongest frequency that a spectrum reaches down to, and points a side that it has at most.
@@ -95,10 +97,6 @@ def show(y: Tensor, candidates: Tensor, count: int, turn: int) -> Tensor:
     """
     places = candidates.nonzero()[:, 0]
     labels = y[places]
-    within = torch.empty_like(labels)
-    for c in labels.unique():
-        of_class = labels == c
-        within[of_class] = torch.arange(int(of_class.sum()))
-    order = torch.argsort(within * (int(y.max()) + 1) + labels)
+    order = torch.argsort(turns(labels) * (int(y.max()) + 1) + labels)
     first = turn * count % max(1, len(places))
     return places[order.roll(-first)[:count]]
