@@ -1,4 +1,4 @@
-"""Does some work, interrupted, end with the same tensors as undisturbed? For attacks that train something."""
+"""Work that dies while it writes a piece, and is taken up again: does it end as if nothing had happened?"""
 
 from __future__ import annotations
 
@@ -17,22 +17,31 @@ class Killed(BaseException):
     """Stands for ``kill -9``: nothing catches it."""
 
 
+def dying(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Let the process die when its piece number ``after`` (from 0) has been written."""
+    write, written = Keep.write, [0]
+
+    def counted(self: Keep, name: str, arrays: Any, state: Any) -> None:
+        write(self, name, arrays, state)
+        written[0] += 1
+        if written[0] > after:
+            raise Killed
+
+    monkeypatch.setattr(Keep, "write", counted)
+
+
+def interrupted(work: Callable[[Keep], Any], folder: Path, after: list[int]) -> Any:
+    """The result of ``work`` after it died once for each number of pieces in ``after``."""
+    for pieces in after:
+        with pytest.MonkeyPatch.context() as patch:
+            dying(patch, pieces)
+            with pytest.raises(Killed):
+                work(Keep(folder, "run"))
+    return work(Keep(folder, "run"))
+
+
 def assert_resumes(work: Callable[[Keep], Mapping[str, Tensor]], folder: Path, after: list[int]) -> None:
     """``work`` gives the same tensors after it died once for each number of pieces in ``after``."""
-    whole = work(NOTHING)
-    for pieces in after:
-        keep = Keep(folder, "run")
-        write, written = keep.write, [0]
-
-        def counted(*what: Any, write: Any = write, written: list[int] = written, most: int = pieces) -> None:
-            write(*what)
-            written[0] += 1
-            if written[0] > most:
-                raise Killed
-
-        keep.write = counted  # type: ignore[method-assign]
-        with pytest.raises(Killed):
-            work(keep)
-    again = work(Keep(folder, "run"))
+    whole, again = work(NOTHING), interrupted(work, folder, after)
     assert whole.keys() == again.keys()
     assert all(torch.equal(whole[key], again[key]) for key in whole)

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,41 +29,15 @@ from engine.scores import SCORES
 from engine.scores.base import Evidence
 from engine.train import Training, train
 from tests import tiny
+from tests.interrupted import Killed, interrupted
 
 SPEC = {"kind": "x"}
-
-
-class Killed(BaseException):
-    """Stands for ``kill -9``: nothing catches it."""
 
 
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """A piece is due at every step."""
     monkeypatch.setenv("UNMASK_CHECKPOINT_SECONDS", "0")
-
-
-def dying(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-    """Let the process die when its piece number ``after`` (from 0) has been written."""
-    write, written = Keep.write, [0]
-
-    def counted(self: Keep, name: str, arrays: Any, state: Any) -> None:
-        write(self, name, arrays, state)
-        written[0] += 1
-        if written[0] > after:
-            raise Killed
-
-    monkeypatch.setattr(Keep, "write", counted)
-
-
-def interrupted(work: Callable[[Keep], Any], folder: Path, after: list[int], writes: bool = True) -> Any:
-    """The result of ``work`` after it died once for each number of pieces in ``after``."""
-    for pieces in after:
-        with pytest.MonkeyPatch.context() as patch:
-            dying(patch, pieces)
-            with pytest.raises(Killed):
-                work(Keep(folder, "run"))
-    return work(Keep(folder, "run"))
 
 
 # --- training, scores, curves ----------------------------------------------------------------------------------------
