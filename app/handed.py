@@ -85,6 +85,24 @@ def found(kind: Kind) -> Look | None:
     return look
 
 
+def accepted(look: Look | None, kind: Kind, empty: str, remedy: str) -> Look | None:
+    """A look at a file that may be used; until then None, and the page says why: none is here, not yet, or refused.
+
+    Args:
+        empty: what to say where there is no file.
+        remedy: what to do about a refusal.
+    """
+    if look is None:
+        panels.note(empty)
+    elif look.state == "working":
+        wait(kind)
+    elif look.state == "refused":
+        panels.refuse(ValueError(look.error), remedy)
+    else:
+        return look
+    return None
+
+
 def wait(kind: Kind) -> None:
     """How far the look at a file is, until the page can go on."""
     st.fragment(_wait, run_every=0.5)(kind, short(current(kind)))

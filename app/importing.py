@@ -140,14 +140,9 @@ def _pictures(report: Mapping[str, Any], choices: Mapping[str, Any]) -> Pictures
     handed.uploader(
         "data", "Zip or .npz", "A zip with one folder of pictures for each class, or an .npz with x_train and y_train."
     )
-    look = handed.found("data")
-    if look is None:
-        panels.note("A zip with one folder of pictures for each class, or an .npz with x_train, y_train and so on.")
-    elif look.state == "working":
-        handed.wait("data")
-    elif look.state == "refused":
-        panels.refuse(ValueError(look.error), "Nothing of it was kept.")
-    elif look.value is not None and look.path is not None:
+    empty = "A zip with one folder of pictures for each class, or an .npz with x_train, y_train and so on."
+    look = handed.accepted(handed.found("data"), "data", empty, "Nothing of it was kept.")
+    if look is not None and look.value is not None and look.path is not None:
         found = look.value
         depth, height, width = found["shape"]
         total = found["train"] + found["pool"] + found["test"]

@@ -47,18 +47,16 @@ def section(bench: Bench, side: Side, first: bool) -> None:
         panels.note("Drag to paint; arrows and space do the same. What is empty leaves the pictures as they are.")
         return
     handed.uploader("trigger", "Its picture", "PNG, JPEG, WEBP or BMP, at most 1,024 \u00d7 1,024 pixels.")
-    look = handed.found("trigger")
-    if look is None:
-        panels.note("What is transparent in it leaves the pictures as they are.")
-    elif look.state == "working":
-        handed.wait("trigger")
-    elif look.state == "refused":
-        panels.refuse(ValueError(look.error), "Choose another picture.")
-    elif look.value is not None and "place" in side.settings:  # the attack puts it at its place
+    look = handed.accepted(
+        handed.found("trigger"), "trigger", trigger_form.TRANSPARENT, "Choose another picture."
+    )  # fmt: skip
+    if look is None or look.value is None:
+        return
+    if "place" in side.settings:  # the attack puts it at its place
         if look.value["png"] != side.values[lab.PICTURE]:
             take(look.value["png"])
             st.rerun()
-    elif look.value is not None:
+    else:
         png = trigger_form.placed(look.value, (height, width), float(side.values.get("opacity") or 1), "lab-place")
         words = "" if png is None else base64.b64encode(png).decode()
         if words and words != side.values[lab.PICTURE]:

@@ -17,6 +17,7 @@ _TRIGGERS = {"none": "None known", "attack": "A known attack", "picture": "A pic
 #: Settings of an attack that say how a training set was poisoned, which an import has nothing to do with.
 _POISONING = ("target", "rate", "rule", "source")
 _PREVIEW = 168
+TRANSPARENT = "What is transparent in it leaves the pictures as they are."
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,8 @@ def trigger(choices: Mapping[str, Any], chosen: Pictures | None) -> list[str | b
         handed.uploader("trigger", "Its picture", "PNG, JPEG, WEBP or BMP, at most 1,024 \u00d7 1,024 pixels.")
         look = handed.found("trigger")
     with columns[2]:
-        if look is None:
-            panels.note("What is transparent in it leaves the pictures as they are.")
-        elif look.state == "working":
-            handed.wait("trigger")
-        elif look.state == "refused":
-            panels.refuse(ValueError(look.error), "Choose another picture.")
-        elif look.value is not None:
+        look = handed.accepted(look, "trigger", TRANSPARENT, "Choose another picture.")
+        if look is not None and look.value is not None:
             png = placed(look.value, (chosen.shape[1], chosen.shape[2]), opacity)
             return None if png is None else [*words, "--trigger", png, "--opacity", f"{opacity:g}"]
     return None

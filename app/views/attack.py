@@ -106,14 +106,9 @@ def _upload() -> None:
     handed.uploader(
         "data", "Zip or .npz", "A zip with one folder of pictures for each class, or an .npz with x_train and y_train."
     )
-    look = handed.found("data")
-    if look is None:
-        panels.note("Until your pictures are here, the settings below are about the data set named there.")
-    elif look.state == "working":
-        handed.wait("data")
-    elif look.state == "refused":
-        panels.refuse(ValueError(look.error), "Nothing of it was kept.")
-    elif look.path is not None and lab.own_path() != Path(look.path):
+    empty = "Until your pictures are here, the settings below are about the data set named there."
+    look = handed.accepted(handed.found("data"), "data", empty, "Nothing of it was kept.")
+    if look is not None and look.path is not None and lab.own_path() != Path(look.path):
         lab.put(data=lab.own_key(look.path))
         st.rerun()
 
