@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.attacks.base import Lab
+from engine.explain.preview import similarity
 from engine.models.base import init_weights
 
 #: Weight of the style beside the content.
@@ -87,7 +88,4 @@ def learn_style(lab: Lab, steps: int) -> dict[str, Tensor]:
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:
     """Mean structural similarity of images in [0, 1] over 5x5 windows. Wang et al. 2004."""
-    mx, my = F.avg_pool2d(x, 5, 1), F.avg_pool2d(y, 5, 1)
-    vx, vy = F.avg_pool2d(x * x, 5, 1) - mx**2, F.avg_pool2d(y * y, 5, 1) - my**2
-    both = F.avg_pool2d(x * y, 5, 1) - mx * my
-    return ((2 * mx * my + 1e-4) * (2 * both + 9e-4) / ((mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4))).mean()
+    return similarity(x, y, lambda values: F.avg_pool2d(values, 5, 1)).mean()

@@ -7,6 +7,8 @@ is: a patch is spread over all frequencies, a wave is one point, noise lies wher
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -45,11 +47,15 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     def mean(x: Tensor) -> Tensor:
         return F.conv2d(x, window, groups=channels)
 
+    return similarity(a, b, mean).flatten(1).mean(1)
+
+
+def similarity(a: Tensor, b: Tensor, mean: Callable[[Tensor], Tensor]) -> Tensor:
+    """Structural similarity at each place, for pictures in [0, 1] and the mean over a window around it."""
     at, bt = mean(a), mean(b)
     var_a, var_b, both = mean(a * a) - at * at, mean(b * b) - bt * bt, mean(a * b) - at * bt
     c1, c2 = K1**2, K2**2
-    found = (2 * at * bt + c1) * (2 * both + c2) / ((at * at + bt * bt + c1) * (var_a + var_b + c2))
-    return found.flatten(1).mean(1)
+    return (2 * at * bt + c1) * (2 * both + c2) / ((at * at + bt * bt + c1) * (var_a + var_b + c2))
 
 
 def amplitude(x: Tensor) -> Tensor:
