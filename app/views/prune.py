@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def render() -> None:
     address = state.load()
     now = data.present(study, address.thr, address.edited)
     _lead(frame, study)
-    _figures(frame, study, now)
+    follow = _figures(frame, study, now)
     _controls(frame, study, studies, now)
     record = state.commits().get(frame.suspect.name) if frame.seen else None
     if record is not None:
@@ -62,6 +62,7 @@ def render() -> None:
         _held_out(frame, study, now)
         panels.chart(figures.per_layer(study.layers, now.cut, frame.theme, height=400), "layers")
     _edits(study, now)
+    follow()
 
 
 def _lead(frame: Frame, study: data.Study) -> None:
@@ -125,10 +126,14 @@ def _readings(frame: Frame, study: data.Study, now: data.Present) -> tuple[dict[
     return _from_curve(frame, study, now), None
 
 
-def _figures(frame: Frame, study: data.Study, now: data.Present) -> None:
-    """The strip and what is being computed for it; only this part is redrawn while an answer is on its way."""
+def _figures(frame: Frame, study: data.Study, now: data.Present) -> Callable[[], None]:
+    """The strip and what is being computed for it; only this part is redrawn while an answer is on its way.
+
+    Returns what the page has to call last, because it starts the looking for that answer. A browser that looks before
+    the page is whole can make Streamlit drop the page's own last messages (``AppSession.request_rerun``).
+    """
     found, pending = _readings(frame, study, now)
-    strip = st.container()
+    strip = st.empty()
     past = state.history(state.load())
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="wait"):
         done = found["acc"].chip == "exact" and found["acc"].value is not None
@@ -142,7 +147,7 @@ def _figures(frame: Frame, study: data.Study, now: data.Present) -> None:
             args=(_question(frame, now),),
         )
         st.toggle("Every cut", key="check-always", help="Checks by itself whenever the cut changes.")
-        slot = st.container(width="stretch", key="status")
+        slot = st.container(width="stretch", key="status").empty()
         for label, step, can, keys in (
             ("Undo", state.undo, past.can_undo, "Alt+Z"),
             ("Redo", state.redo, past.can_redo, "Alt+Y"),
@@ -154,21 +159,17 @@ def _figures(frame: Frame, study: data.Study, now: data.Present) -> None:
     busy = pending is not None and not pending.final
     had_figures = pending is not None and pending.value is not None
     pace = panels.pace(had_figures)
-    # The first time nothing is asked again: news would make the page start over in the middle of a run.
-    known = [(found, pending)]
 
-    def draw() -> None:
-        fresh, answer = known.pop() if known else _readings(frame, study, now)
+    def draw(fresh: dict[Measure, Reading], answer: ask.Answer | None) -> None:
+        added = sum(1 for edit in now.edits.values() if edit == "cut")
+        spared = len(now.edits) - added
+        by_hand = ", ".join(
+            part for part in (f"{added} added" if added else "", f"{spared} spared" if spared else "") if part
+        )
+        details = f"{by_hand} by hand" if by_hand else ""
         with strip:
-            added = sum(1 for edit in now.edits.values() if edit == "cut")
-            spared = len(now.edits) - added
-            by_hand = ", ".join(
-                part for part in (f"{added} added" if added else "", f"{spared} spared" if spared else "") if part
-            )
-            panels.strip(
-                fresh, now.pruned, len(now.cut), seen=frame.seen, details=f"{by_hand} by hand" if by_hand else ""
-            )
-        with slot:
+            panels.strip(fresh, now.pruned, len(now.cut), seen=frame.seen, details=details)
+        with slot.container():
             if answer is not None and answer.error:
                 panels.failed(_question(frame, now), answer, "again-check")
             elif answer is not None:
@@ -176,11 +177,22 @@ def _figures(frame: Frame, study: data.Study, now: data.Present) -> None:
                 panels.waiting(answer if frame.seen else replace(answer, what="checking test pictures"))
             else:
                 panels.note(f"{_KIND[fresh['acc'].chip]}: {fresh['acc'].source}.")
+
+    # The first look shows nothing new: news would make the page start over in the middle of a run.
+    first = [True]
+
+    def look() -> None:
+        if first:
+            first.clear()
+            return
+        fresh, answer = _readings(frame, study, now)
+        draw(fresh, answer)
         slower = answer is not None and answer.value is not None and not had_figures and panels.pace(True) > 2 * pace
-        if slower or busy == (answer is None or answer.final):
+        if slower or answer is None or answer.final:
             st.rerun()
 
-    st.fragment(draw, run_every=pace if busy else None)()
+    draw(found, pending)
+    return st.fragment(look, run_every=pace) if busy else lambda: None
 
 
 _KIND = {"exact": "Exact", "estimate": "Estimate", "stale": "Stale"}

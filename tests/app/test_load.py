@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from functools import partial
 from pathlib import Path
 
 import pytest
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 from app import panels
 from engine.paths import ROOT
@@ -43,6 +45,37 @@ def test_four_visitors_look_and_two_ask(room: Path) -> None:
                     await visitor.until(lambda: False, 0.1)
 
         alone(nowhere())
+
+
+class Order(Visitor):
+    """Remembers in which order the messages of the page came."""
+
+    def _take(self, message: ForwardMsg) -> None:
+        self.kinds = [*getattr(self, "kinds", []), message.WhichOneof("type")]
+        super()._take(message)
+
+
+def test_a_page_is_whole_before_it_is_looked_at_again(room: Path) -> None:
+    """A look while the page is still being drawn can make Streamlit drop the page's last messages."""
+
+    async def ask_and_watch(url: str) -> list[str]:
+        async with Order(url, "prune", f"run={load.DEMO}") as visitor:
+            await visitor.open()
+            await visitor.toggle("check-always", True)
+            visitor.kinds = []
+            await load.drag(visitor, random.Random(0), load.scores())
+            return visitor.kinds
+
+    with server(ROOT / "app" / "main.py", {"UNMASK_HOME": str(room)}) as url:
+        try:
+            kinds = alone(ask_and_watch(url))
+        finally:
+            ask.stop()
+    assert "auto_rerun" in kinds
+    after = kinds[len(kinds) - kinds[::-1].index("auto_rerun") :]
+    assert kinds.count("auto_rerun") == 1
+    assert after.count("delta") <= 1  # the container of the fragment itself
+    assert kinds.count("delta") > 20
 
 
 def test_pages_look_less_often_while_many_wait(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
