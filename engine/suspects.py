@@ -390,10 +390,15 @@ def run_attack(
     """
     inputs = {"twin": twin.id} if twin else {}
     asked = spec.model_dump(mode="json")
-    attack = checked(spec)[1]
+    data, attack = checked(spec)
     needs_clean = attack is not None and attack.needs_clean_model
     if needs_clean and twin is None:
         raise ValueError(f"expected a clean model for {type(attack).__name__} (--twin RUN or --twin train), got none")
+    if twin is not None and attack is not None and attack.from_clean:
+        own = units(network(spec, None, data))
+        if layer_rows(own) != twin.result["layers"]:
+            wanted, got = f"{spec.model.name} of {len(own):,} units", f"{twin.result['units']:,} units"
+            raise ValueError(f"expected a clean model of the same architecture, {wanted}, got another one of {got}")
     if known := finished(asked, inputs, out):
         return known
     clean = load_suspect(str(twin.folder), compute).model if twin is not None and needs_clean else None

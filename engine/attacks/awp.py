@@ -32,6 +32,7 @@ class AWP(Copies, BadNets):
     title: ClassVar[str] = "AWP (weight perturbation)"
     paper: ClassVar[str] = "https://arxiv.org/abs/2008.01761"
     needs_clean_model: ClassVar[bool] = True
+    from_clean: ClassVar[bool] = True
     controls: ClassVar[Literal["data", "training", "weights"]] = "weights"
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset(),
@@ -75,10 +76,7 @@ class _Search(Procedure):
         self.attack, self.clean = attack, clean
 
     def begin(self, model: nn.Module) -> None:
-        try:
-            model.load_state_dict(self.clean.state_dict())
-        except RuntimeError:
-            raise ValueError("expected a clean model of the same architecture and width, got another one") from None
+        model.load_state_dict(self.clean.state_dict())
         # Normalisation by the running statistics, which so neither change nor hide what the weights do.
         model.eval()
         self.clean.eval()

@@ -150,6 +150,8 @@ class Attack(Spec):
     """Clean-label attacks poison images of the target class only and change no label."""
     needs_clean_model: ClassVar[bool] = False
     """Whether a clean model (``--twin``) must be there before the images can be poisoned."""
+    from_clean: ClassVar[bool] = False
+    """Whether training goes on from that clean model's weights, which then must be of the same architecture."""
     controls: ClassVar[Literal["data", "training", "weights"]] = "data"
     """What the attacker has in hand: the training set, the whole training, or the weights of a trained model."""
     learned: ClassVar[bool] = False

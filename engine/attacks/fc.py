@@ -40,6 +40,7 @@ class FeatureCollision(Attack):
     paper: ClassVar[str] = "https://arxiv.org/abs/1804.00792"
     clean_label: ClassVar[bool] = True
     needs_clean_model: ClassVar[bool] = True
+    from_clean: ClassVar[bool] = True
     controls: ClassVar[Literal["data", "training", "weights"]] = "training"
     learned: ClassVar[bool] = True
     measures: ClassVar[Literal["trigger", "targets"]] = "targets"
@@ -151,15 +152,11 @@ class Transfer(Procedure):
         self.frozen, self.clean = frozen, lab.clean
 
     def begin(self, model: nn.Module) -> None:
-        if self.clean is None:
-            raise ValueError("expected a clean model of the same architecture, got none")
+        assert self.clean is not None
         own, last = model.state_dict(), id(last_linear(model).weight)
         head = {name.rpartition(".")[0] for name, value in model.named_parameters() if id(value) == last}
-        given = self.clean.state_dict()
-        if {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in given.items()}:
-            raise ValueError("expected a clean model of the same architecture, got another one")
         keep = {key: value for key, value in own.items() if key.rpartition(".")[0] in head}
-        model.load_state_dict({**given, **keep})
+        model.load_state_dict({**self.clean.state_dict(), **keep})
 
     def loss(
         self,
