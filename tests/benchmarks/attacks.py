@@ -14,9 +14,13 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from engine.attacks import ATTACKS
 from engine.demos import DEMOS, locate
@@ -35,6 +39,8 @@ HIGH, LOW = 0.95, 0.85
 REPORTED_HIGH = ("badnets", "trojan", "blend", "dynamic", "wanet", "lira", "lf", "bpp", "awp")
 #: Most accuracy that may be lost against the clean twin.
 MOST_LOST = 0.02
+#: The picture of the row *custom*, white and opaque where there is a mark.
+HEART = (" ## ## ", "#######", "#######", " ##### ", "  ###  ", "   #   ")
 #: Why a row falls short, where the cause was found.
 REASONS: dict[tuple[str, int], str] = {
     ("dynamic", 0): "Probably too few epochs: the pattern is learned together with the classifier, in three of them. "
@@ -92,12 +98,21 @@ def row(name: str, seed: int, run: Run, clean_acc: float) -> dict[str, Any]:
     return {k: v for k, v in found.items() if v is not None or k in ("asr", "reason")}
 
 
+def drawn(folder: Path) -> Path:
+    mark = np.array([[c == "#" for c in line] for line in HEART])
+    Image.fromarray(np.dstack([mark] * 4).astype(np.uint8) * 255).save(folder / "heart.png")
+    return folder / "heart.png"
+
+
 def train(name: str, seed: int) -> Run:
     """The run of a row; the command finds it where it was made before."""
     command = [sys.executable, "-m", "engine", "attack", "--data", "fashion-mnist:full", "--model", "resnet18"]
     command += ["--preset", "demo", "--store", "float16", "--twin", "demo:clean", "--attack", name]
     command += ["--seed", str(seed), "--json"]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    with tempfile.TemporaryDirectory() as folder:
+        if name == "custom":
+            command += ["--trigger", str(drawn(Path(folder)))]
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     return open_run(Path(json.loads(done.stdout)["folder"]))
 
 
