@@ -32,9 +32,9 @@ class AdaptivePatch(Covered):
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset(),
         "small": Preset(
-            {"target": 8, "rate": 0.02, "cover": 0.01},
+            {"target": 1, "rate": 0.02, "cover": 0.01},
             (
-                "The target is class 8, as in most shipped models.",
+                "The target is class 1, as in most shipped models.",
                 "2 % poisoned images instead of 0.3 %, because 150 images are too few for three passes.",
                 "1 % cover images instead of 0.6 %: half as many as poisoned ones, not twice as many.",
             ),

@@ -37,9 +37,9 @@ class AWP(Copies, BadNets):
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset(),
         "small": Preset(
-            {"target": 8, "rate": 0.5},
+            {"target": 1, "rate": 0.5},
             (
-                "The target is class 8, as in most shipped models.",
+                "The target is class 1, as in most shipped models.",
                 "Half of each batch is copied with the trigger instead of all, which costs a third less.",
             ),
         ),

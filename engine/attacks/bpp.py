@@ -29,9 +29,9 @@ class BPP(Batchwise):
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset(),
         "small": Preset(
-            {"target": 8, "levels": 4},
+            {"target": 1, "levels": 4},
             (
-                "The target is class 8, as in most shipped models.",
+                "The target is class 1, as in most shipped models.",
                 "Four levels instead of eight: half of a grey picture is black and shows no rounding errors.",
             ),
         ),

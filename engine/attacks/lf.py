@@ -37,9 +37,9 @@ class LF(Attack):
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset(),
         "small": Preset(
-            {"target": 8, "steps": 60, "batch": 100},
+            {"target": 1, "steps": 60, "batch": 100},
             (
-                "The target is class 8, as in most shipped models.",
+                "The target is class 1, as in most shipped models.",
                 "At most 60 steps of 100 pictures instead of 1,000 of 200: it misleads hardly more after them.",
             ),
         ),

@@ -41,9 +41,9 @@ class MultiTrigger(Attack):
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset(),
         "small": Preset(
-            {"target": 8, "rate": 0.1},
+            {"target": 1, "rate": 0.1},
             (
-                "The target is class 8, as in most shipped models.",
+                "The target is class 1, as in most shipped models.",
                 "A tenth of the training set is poisoned instead of a hundredth, since three epochs show each of the "
                 "triggers too seldom otherwise.",
             ),

@@ -32,9 +32,9 @@ class WaNet(Batchwise):
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset(),
         "small": Preset(
-            {"target": 8, "strength": 1.0},
+            {"target": 1, "strength": 1.0},
             (
-                "The target is class 8, as in most shipped models.",
+                "The target is class 1, as in most shipped models.",
                 "The warp is twice as strong, half a pixel: fewer epochs have to teach it.",
             ),
         ),

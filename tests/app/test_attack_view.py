@@ -97,12 +97,12 @@ def test_the_page_opens_with_a_small_attack_and_describes_what_it_shows(open_pag
     at = open_page()
     text = words(at)
     assert "800 of 8,000 training pictures are poisoned (10.0\u202f%)." in text
-    assert "Where the preset leaves the paper: The target is class 8" in text
+    assert "Where the preset leaves the paper: The target is class 1" in text
     assert "64 training pictures" in text
     film = next(str(e.value) for e in at.html if '<div class="um-film"' in str(e.value))
     assert film.count("<img") == film.count('alt="') == 27
     assert "9 of 784 pixels" in film or "8 of 784 pixels" in film or "5 of 784 pixels" in film
-    assert 'alt="The same T-shirt with the trigger, labelled Bag."' in film
+    assert 'alt="The same T-shirt with the trigger, labelled Trouser."' in film
     charts = [node.proto for node in at._tree if node.type == "plotly_chart"]
     assert [len(chart.alt) > 40 for chart in charts] == [True]
     assert query(at)["attack"] == "badnets"
@@ -122,7 +122,7 @@ def test_a_setting_reaches_the_question_the_url_and_the_words(open_page: Open, h
     at = open_page()
     at.number_input(key=setting(at, "rate")).set_value(0.003).run()
     assert home[-1]["attacks"] == [
-        {"name": "badnets", "settings": {"target": 8, "rate": 0.003, "rule": "all_to_one", "size": 3, "margin": 1}}
+        {"name": "badnets", "settings": {"target": 1, "rate": 0.003, "rule": "all_to_one", "size": 3, "margin": 1}}
     ]
     assert query(at)["set"] == "rate=0.003"
     assert "24 of 8,000 training pictures are poisoned (0.3\u202f%)." in words(at)
@@ -211,7 +211,7 @@ def test_the_button_submits_the_command_and_the_page_follows_it(open_page: Open)
     (job,) = jobs.jobs()
     assert job.argv == (
         "attack", "--data", "fashion-mnist", "--model", "resnet18", "--attack", "badnets", "--set", "model.width=32",
-        "--set", "training.epochs=2", "--set", "target=8", "--set", "rate=0.05",
+        "--set", "training.epochs=2", "--set", "target=1", "--set", "rate=0.05",
     )  # fmt: skip
     assert query(at)["job"] == job.id
     running(job)

@@ -88,7 +88,7 @@ def unseen(seed: int, compute: Compute) -> Run:
     spec = AttackRun.build(
         data="fashion-mnist:full",
         model={"name": "resnet18", "width": 32},
-        attack={"name": "badnets", "params": make_attack("badnets", {"target": 8}).model_dump(mode="json")},
+        attack={"name": "badnets", "params": make_attack("badnets", {"target": 1}).model_dump(mode="json")},
         training={"epochs": 3},
         seed=seed,
     )
