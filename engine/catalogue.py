@@ -10,6 +10,7 @@ from engine.attacks import ATTACKS, Attack
 from engine.data import DATASETS
 from engine.defenses import DEFENSES
 from engine.models import MODELS
+from engine.repairs import REPAIRS
 from engine.scores import SCORES
 from engine.spec import Spec
 
@@ -56,7 +57,7 @@ def _scores() -> list[Row]:
             "title": score.title,
             "about": _first_line(score.__doc__),
             "paper": score.paper,
-            "needs_trigger": score.needs_trigger,
+            "needs": list(score.needs),
             "settings": _settings(score),
         }
         for name, score in SCORES.items()
@@ -65,8 +66,31 @@ def _scores() -> list[Row]:
 
 def _defenses() -> list[Row]:
     return [
-        {"name": name, "title": d.title, "about": d.about, "score": d.score, "presets": d.presets}
+        {
+            "name": name,
+            "title": d.title,
+            "about": d.about,
+            "score": d.score,
+            "repair": d.repair,
+            "needs": list(d.needs),
+            "policy": d.policy if d.score else None,
+            "presets": d.presets,
+        }
         for name, d in DEFENSES.items()
+    ]
+
+
+def _repairs() -> list[Row]:
+    return [
+        {
+            "name": name,
+            "title": repair.title,
+            "about": _first_line(repair.__doc__),
+            "paper": repair.paper,
+            "needs": list(repair.needs),
+            "settings": _settings(repair),
+        }
+        for name, repair in REPAIRS.items()
     ]
 
 
@@ -109,6 +133,7 @@ KINDS: dict[str, Callable[[], list[Row]]] = {
     "attacks": _attacks,
     "defenses": _defenses,
     "scores": _scores,
+    "repairs": _repairs,
     "models": _models,
     "datasets": _datasets,
     "demos": _demos,

@@ -198,7 +198,8 @@ def scoring_values(args: argparse.Namespace, name: str, units: int) -> dict[str,
     """What ``defend`` and ``sweep`` share in their specifications, for a suspect of so many units."""
     from engine.defenses import DEFENSES
 
-    params, policy = _groups(args.set, "", "policy")
+    params, policy, repair = _groups(args.set, "", "policy", "repair")
+    params |= {f"repair.{key}": value for key, value in repair.items()}
     defense = DEFENSES[name]
     for key in ("tolerance", "threshold", "fraction"):
         if getattr(args, key) is not None:
@@ -211,7 +212,8 @@ def scoring_values(args: argparse.Namespace, name: str, units: int) -> dict[str,
         "samples": args.samples,
         "trigger": args.trigger,
         "mode": args.mode,
-        "policy": {"name": args.policy, **policy},
+        "training": args.training,
+        "policy": {"name": args.policy or defense.policy, **policy},
         "seed": args.seed,
     }
 
@@ -388,9 +390,12 @@ def parser() -> _Parser:
         sub.add_argument("--preset", help="published, small (default: by the size of the network)")
         sub.add_argument("--samples", type=int, default=500, help="clean images that the defender has")
         sub.add_argument("--trigger", choices=["none", "true"], default="none", help="true: oracle")
+        sub.add_argument(
+            "--training", action="store_true", help="give the defender the suspect's training set, as it was poisoned"
+        )
         sub.add_argument("--mode", choices=["scale", "silence"], default="scale")
-        policies = ["tolerance", "knee", "fixed", "fraction", "oracle"]
-        sub.add_argument("--policy", choices=policies, default="tolerance", help="what chooses the threshold")
+        policies = ["tolerance", "knee", "native", "fixed", "fraction", "oracle"]
+        sub.add_argument("--policy", choices=policies, help="what chooses the threshold (default: the defense's own)")
         sub.add_argument("--tolerance", type=float, help="accepted drop of held-out accuracy, a fraction")
         sub.add_argument("--threshold", type=float, help="with --policy fixed: cut units at or above it")
         sub.add_argument("--fraction", type=float, help="with --policy fraction: share of units to cut")
@@ -428,7 +433,7 @@ def parser() -> _Parser:
     running(taking)
 
     listing = command("list", _list, "what there is")
-    listing.add_argument("what", metavar="WHAT", help="attacks, defenses, scores, models, datasets or demos")
+    listing.add_argument("what", metavar="WHAT", help="attacks, defenses, scores, repairs, models, datasets or demos")
 
     export = command("export", _export, "write a model that plain torch loads, with its card")
     export.add_argument("run", metavar="RUN")

@@ -1,7 +1,8 @@
-"""Running a defense: draw defense images, score, choose a threshold, measure on images that no policy saw."""
+"""Running a defense: draw defense images, score, choose a threshold, repair, measure on images that no policy saw."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,14 +15,17 @@ from engine.data.base import draw
 from engine.defenses import DEFENSES
 from engine.explain.activations import mean_outputs
 from engine.metrics import Answers, TestSet, answers, der, der_interval, paired_interval
+from engine.models.base import Classifier
 from engine.models.masking import Mode, apply_cut, masked
 from engine.pruning.cut import cut_at
 from engine.pruning.sweep import counts_for, point, sweep
 from engine.pruning.thresholds import HeldOut, Policy, by_knee, by_oracle, by_tolerance, cross_fit, cut_of
+from engine.repairs import Repair
 from engine.runs.store import Draft, Run, finished, new_run, open_run, run_folder
 from engine.scores import Evidence, Score, Scores
+from engine.scores.base import refuse_without
 from engine.spec import Spec, digest, param
-from engine.suspects import Suspect, layer_rows, shares, vectors, weights
+from engine.suspects import Suspect, layer_rows, shares, training_set, untrained, vectors, weights
 from engine.train import Progress, silent, stage
 
 
@@ -35,6 +39,13 @@ class Scoring(Spec):
     samples: int = param(500, label="Defense images", help="Clean images that the defender has.", ge=1, step=100)
     trigger: Literal["none", "true"] = param(
         "none", label="Trigger", help="Which trigger scores may use; true: oracle."
+    )
+    # Left out of the record where it is not given, so that the run ids of other defenses do not change.
+    training: bool = param(
+        False,
+        label="Training set",
+        help="Whether the defender has the suspect's training set, as it was poisoned.",
+        exclude_if=lambda given: not given,
     )
     mode: Mode = param("scale", label="Mode", help="Keep the bias (scale) or zero the output (silence).")
     policy: Policy = Policy()
@@ -62,9 +73,9 @@ class Decision:
     """Scores with the threshold that the policy chose on defense data; ``None`` cuts nothing."""
 
     scores: Scores
-    held_out: HeldOut | None
-    threshold: float | None
-    oracle: bool
+    held_out: HeldOut | None = None
+    threshold: float | None = None
+    oracle: bool = False
 
     @property
     def cut(self) -> np.ndarray:
@@ -72,10 +83,10 @@ class Decision:
 
 
 def evidence_for(spec: Scoring, suspect: Suspect, compute: Compute, progress: Progress = silent) -> Evidence:
-    """The defender's images, and the true trigger if the specification allows it.
+    """The defender's images, and the true trigger and the training set if the specification allows them.
 
     Raises:
-        ValueError: if more images are asked for than the pool has, or there is no trigger to use.
+        ValueError: if more images are asked for than the pool has, or there is no trigger or training set to use.
     """
     if spec.trigger == "true" and suspect.attack is None:
         raise ValueError(
@@ -83,16 +94,32 @@ def evidence_for(spec: Scoring, suspect: Suspect, compute: Compute, progress: Pr
         )
     images = draw(suspect.data.pool, spec.samples, generator(spec.seed, "defense images"))
     trigger = suspect.attack if spec.trigger == "true" else None
-    return Evidence(images, spec.seed, compute, trigger, trigger is not None, progress)
+    training = training_set(suspect, compute) if spec.training else None
+    evidence = Evidence(images, spec.seed, compute, trigger, trigger is not None, progress, training=training)
+    return replace(evidence, fresh=untrained(suspect), mode=spec.mode)
+
+
+def build(spec: Scoring) -> tuple[Score | None, Repair | None]:
+    return DEFENSES[spec.defense].build(spec.preset, spec.params)
 
 
 def build_score(spec: Scoring) -> Score:
-    return DEFENSES[spec.defense].build(spec.preset, spec.params)
+    """The score of a defense.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    score, _ = build(spec)
+    if score is None:
+        raise ValueError(f"expected a defense that scores units, got {spec.defense}, which only tunes")
+    return score
 
 
 def decide(spec: Scoring, suspect: Suspect, evidence: Evidence) -> Decision:
     """Score the suspect and choose a threshold from defense data alone (all policies but ``oracle``)."""
-    score, policy = build_score(spec), spec.policy
+    score, policy = build(spec)[0], spec.policy
+    if score is None:
+        return Decision(Scores(torch.full((len(suspect.units),), torch.nan)))
     if policy.name == "fixed" and policy.threshold is None:
         raise ValueError("expected --threshold with the policy fixed, got none")
     if policy.name in ("tolerance", "knee"):
@@ -104,8 +131,11 @@ def decide(spec: Scoring, suspect: Suspect, evidence: Evidence) -> Decision:
         threshold, _ = cut_of(scores.values.numpy(), count)
         return Decision(scores, held_out, threshold, scores.oracle)
     scores = score(suspect.model, evidence)
-    if policy.name == "fixed":
-        return Decision(scores, None, policy.threshold, scores.oracle)
+    if policy.name == "native" and scores.native is None:
+        raise ValueError(f"expected a score whose paper says where to stop for the policy native, got {score.title}")
+    if policy.name in ("fixed", "native"):
+        threshold = policy.threshold if policy.name == "fixed" else scores.native
+        return Decision(scores, None, threshold, scores.oracle)
     if policy.name == "fraction":
         threshold, _ = cut_of(scores.values.numpy(), round(policy.fraction * len(suspect.units)))
         return Decision(scores, None, threshold, scores.oracle)
@@ -140,15 +170,16 @@ def outcome(before: Answers, after: Answers) -> dict[str, Any]:
     }
 
 
-def _store_cut(draft: Draft, suspect: Suspect, cut: np.ndarray, mode: Mode, compute: Compute) -> dict[str, Any]:
-    """Measure a cut on the whole test set and store the repaired model; the suspect is left as it was."""
-    keep = {k: v.clone() for k, v in suspect.model.state_dict().items()}
-    try:
-        apply_cut(suspect.model, torch.from_numpy(cut), mode)
-        after = answers(suspect.model, suspect.test_set(), compute)
-        draft.arrays("repaired", weights(suspect.model))
-    finally:
-        suspect.model.load_state_dict(keep)
+def _cut_copy(suspect: Suspect, cut: np.ndarray, mode: Mode) -> Classifier:
+    model = copy.deepcopy(suspect.model)
+    apply_cut(model, torch.from_numpy(cut), mode)
+    return model
+
+
+def _store(draft: Draft, suspect: Suspect, cut: np.ndarray, repaired: Classifier, compute: Compute) -> dict[str, Any]:
+    """Measure the repaired model on the whole test set and store it."""
+    after = answers(repaired, suspect.test_set(), compute)
+    draft.arrays("repaired", weights(repaired))
     draft.arrays("answers", vectors(after))
     return {
         "pruned": int(cut.sum()),
@@ -178,15 +209,29 @@ def run_defend(
 ) -> Run:
     """Defend a suspect and store the repaired model; an existing run of the same specification is returned."""
     asked = spec.model_dump(mode="json")
-    score = build_score(spec)
-    evidence = evidence_for(spec, suspect, compute, progress)
+    score, repair = build(spec)
     if known := finished(asked, _inputs(suspect, spec), out):
         return known
+    evidence = evidence_for(spec, suspect, compute)
+    for part in (score, repair):
+        if part is not None:
+            refuse_without(part, evidence)
     with new_run(asked, _inputs(suspect, spec), out) as draft:
         steady(draft.keep)
-        decision = decide(spec, suspect, replace(evidence, keep=draft.keep))
+        evidence = replace(evidence, keep=draft.keep)
+        half = 0.5 if score and repair else 0.95 * (repair is None)
+        decision = decide(spec, suspect, replace(evidence, progress=stage(progress, 0, half)))
+        model, found = _cut_copy(suspect, decision.cut, spec.mode), None
+        if repair is not None:
+            then = stage(progress, half, 0.95)
+            cut = torch.from_numpy(decision.cut)
+            found = repair(model, replace(evidence, progress=then, keep=draft.keep.part("repair"), cut=cut))
+            assert isinstance(found.model, Classifier)
+            model = found.model
+            if found.extras:
+                draft.arrays("extras", found.extras)
         progress("measuring the repaired model on the test set", 0.95)
-        measured = _store_cut(draft, suspect, decision.cut, spec.mode, compute)
+        measured = _store(draft, suspect, decision.cut, model, compute)
         draft.arrays("scores", {"values": decision.scores.values.numpy(), "cut": decision.cut.astype(np.uint8)})
         if decision.scores.unlearned is not None:
             state = {k: v.half() if v.ndim > 1 else v for k, v in decision.scores.unlearned.items()}
@@ -194,17 +239,21 @@ def run_defend(
         draft.result = {
             "defense": spec.defense,
             "score": DEFENSES[spec.defense].score,
+            "repair": DEFENSES[spec.defense].repair,
             "title": DEFENSES[spec.defense].title,
-            "oracle": decision.oracle,
-            "policy": spec.policy.name,
+            "oracle": decision.oracle or (found is not None and found.oracle),
+            "policy": spec.policy.name if score else None,
             "threshold": decision.threshold,
             "native": decision.scores.native,
             "mode": spec.mode,
             "samples": spec.samples,
             **measured,
             "heldout": decision.held_out.rows() if decision.held_out else [],
-            "settings": score.model_dump(mode="json"),
-            "log": decision.scores.log,
+            "settings": {
+                **(score.model_dump(mode="json") if score else {}),
+                **{f"repair.{key}": value for key, value in (repair.model_dump(mode="json") if repair else {}).items()},
+            },
+            "log": {**decision.scores.log, **({"repair": found.log} if found else {})},
             "precision": compute.precision,
             "machine": compute.describe(),
         }
@@ -337,7 +386,7 @@ def commit_cut(
     chosen = np.zeros(units, dtype=bool)
     chosen[cut] = True
     with new_run(asked, _inputs(suspect), out) as draft:
-        measured = _store_cut(draft, suspect, chosen, mode, compute)
+        measured = _store(draft, suspect, chosen, _cut_copy(suspect, chosen, mode), compute)
         draft.arrays("scores", {"cut": chosen.astype(np.uint8)})
         draft.result = {
             "defense": "by_hand",

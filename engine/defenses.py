@@ -1,4 +1,4 @@
-"""The catalogue of defenses: named recipes of score, threshold and settings.
+"""The catalogue of defenses: named recipes of score, threshold, repair and settings.
 
 ``published`` holds the settings of the paper's own code. ``small`` holds settings for narrow networks on small
 images, chosen by ``tests/benchmarks/tune_rnp.py`` on models that are not shipped.
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.registry import Registry
+from engine.repairs import REPAIRS, Repair
 from engine.scores import SCORES, Score
 
 #: Networks with fewer units than this use the preset ``small`` unless another is named.
@@ -18,25 +19,47 @@ SMALL_UNITS = 4000
 
 @dataclass(frozen=True)
 class Defense:
-    """A score with its presets; the policy and the mode are chosen by the caller."""
+    """A score, a repair, or a score whose cut is repaired; the caller chooses policy and mode.
+
+    Settings of the repair are named ``repair.KEY`` where there is a score, too. ``policy`` is the one that the defense
+    uses unless another is chosen.
+    """
 
     title: str
     about: str
-    score: str
+    score: str | None = None
     presets: dict[str, dict[str, Any]] = field(default_factory=lambda: {"published": {}})
+    repair: str | None = None
+    policy: str = "tolerance"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What score and repair cannot do without."""
+        of_score = SCORES[self.score].needs if self.score else ()
+        return tuple(dict.fromkeys([*of_score, *(REPAIRS[self.repair].needs if self.repair else ())]))
 
     def preset_for(self, units: int) -> str:
         return "small" if "small" in self.presets and units < SMALL_UNITS else "published"
 
-    def build(self, preset: str, params: dict[str, Any]) -> Score:
-        """The score with a preset's settings, overridden by ``params``.
+    def build(self, preset: str, params: dict[str, Any]) -> tuple[Score | None, Repair | None]:
+        """Score and repair with a preset's settings, overridden by ``params``.
 
         Raises:
             ValueError: for an unknown preset or setting.
         """
         if preset not in self.presets:
             raise ValueError(f"expected preset to be one of {', '.join(self.presets)}, got {preset!r}")
-        return SCORES[self.score].build(self.presets[preset], **params)
+        own: dict[str, Any] = {}
+        of_repair: dict[str, Any] = {}
+        for key, value in {**self.presets[preset], **params}.items():
+            if self.score is None or key.startswith("repair."):
+                of_repair[key.removeprefix("repair.")] = value
+            else:
+                own[key] = value
+        if of_repair and self.repair is None:
+            raise ValueError(f"expected no settings of a repair for {self.title}, got {next(iter(of_repair))!r}")
+        score = SCORES[self.score].build(own) if self.score else None
+        return score, REPAIRS[self.repair].build(of_repair) if self.repair else None
 
 
 #: Two things differ from the published settings besides the rates. At temperature 1 the few images that a quickly
@@ -89,3 +112,12 @@ DEFENSES.add(
     Defense("Trigger-activated change", "Cut the filters that the true trigger changes most: an upper bound.", "tac"),
 )
 DEFENSES.add("random", Defense("Random", "Cut filters in random order: the control.", "random"))
+DEFENSES.add(
+    "fine_tuning",
+    Defense(
+        "Fine-tuning",
+        "Train on the clean images, nothing else.",
+        presets={"published": {}, "quick": {"epochs": 20}},
+        repair="fine_tuning",
+    ),
+)

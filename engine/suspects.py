@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from engine.attacks import ATTACKS, IMPORTED, Attack, Lab, Procedure
 from engine.compute import Compute, generator, steady
 from engine.data import load
 from engine.data.base import DataSet, Images
-from engine.demos import open_suspect
+from engine.demos import DEMOS, PREFIX, names, open_suspect
 from engine.group import train_in_group
 from engine.intake import given
 from engine.metrics import Answers, Share, TestSet, answers
@@ -23,7 +24,7 @@ from engine.models import MODELS, build
 from engine.models.base import Classifier
 from engine.models.neurons import Units, units
 from engine.runs.checkpoints import NOTHING, Keep
-from engine.runs.store import Run, finished, new_run, open_run, run_folder
+from engine.runs.store import BY_ID, Run, finished, new_run, open_run, run_folder
 from engine.spec import Spec, param
 from engine.train import Probe, Progress, Training, silent, stage, train
 
@@ -355,6 +356,41 @@ class Start:
                 arrays |= {"places": changed.numpy(), "x": images.x[changed].numpy(), "y": images.y[changed].numpy()}
                 keep.write("poison", arrays, kinds)
         return cls(model, images, data, attack, kinds, attack.procedure(lab))
+
+
+def untrained(suspect: Suspect) -> Callable[[torch.Generator], Classifier] | None:
+    """Makes new networks of the suspect's architecture and normalisation; None where that is only the user's own."""
+    spec = recipe(suspect.run)
+    if isinstance(spec, ImportRun) and spec.architecture is not None:
+        return None
+
+    def make(rng: torch.Generator) -> Classifier:
+        mean, std = suspect.model.normalize.mean.flatten(), suspect.model.normalize.std.flatten()
+        classes, (channels, *_) = len(suspect.data.classes), suspect.data.shape
+        width = spec.model.width
+        return build(spec.model.name, classes=classes, channels=channels, mean=mean, std=std, width=width, rng=rng)
+
+    return make
+
+
+def training_set(suspect: Suspect, compute: Compute) -> Images:
+    """What a suspect was trained on, as its trainer got it: poisoned images and all, made again from its record.
+
+    Raises:
+        ValueError: in one line, if the record does not tell, or if the attacker trained and no set was poisoned.
+    """
+    spec = recipe(suspect.run)
+    if isinstance(spec, ImportRun):
+        raise ValueError(f"expected a suspect that was trained here for --training, got {suspect.name}, an import")
+    attack = checked(spec)[1]
+    if attack is not None and attack.controls != "data":
+        raise ValueError(f"expected a poisoned training set for --training, got {suspect.name}, whose attacker trained")
+    clean = None
+    if attack is not None and attack.needs_clean_model:
+        twin = suspect.run.manifest["inputs"]["twin"]
+        shipped = next((f"{PREFIX}{name}" for name in names() if open_run(DEMOS / name).id == twin), None)
+        clean = load_suspect(shipped or f"{BY_ID}{twin}", compute).model
+    return Start.of(spec, compute, clean=clean).images
 
 
 def checked(spec: AttackRun) -> tuple[DataSet, Attack | None]:

@@ -1,7 +1,8 @@
 """How to choose a threshold: policies that turn a score into a cut.
 
-Four policies never see a trigger: ``tolerance`` (the last cut before held-out accuracy falls by more than a
-tolerance), ``knee`` (where held-out accuracy turns down), ``fixed`` and ``fraction``. ``oracle`` reads ASR on the
+Five policies never see a trigger: ``tolerance`` (the last cut before held-out accuracy falls by more than a
+tolerance), ``knee`` (where held-out accuracy turns down), ``native`` (where the score's own paper stops), ``fixed`` and
+``fraction``. ``oracle`` reads ASR on the
 test set and is marked so: it says what a score could do, not what a defender can do.
 
 Held-out accuracy is *cross-fitted* and the score is *bagged*: the defense images are split into an even number of
@@ -29,7 +30,7 @@ from engine.scores.base import Evidence, Score, Scores
 from engine.spec import Spec, param
 from engine.train import stage
 
-PolicyName = Literal["tolerance", "knee", "fixed", "fraction", "oracle"]
+PolicyName = Literal["tolerance", "knee", "native", "fixed", "fraction", "oracle"]
 
 
 class Policy(Spec):

@@ -26,6 +26,7 @@ class Activation(Score):
 
     title: ClassVar[str] = "Fine-Pruning activation"
     paper: ClassVar[str] = "https://arxiv.org/abs/1805.12185"
+    needs: ClassVar[tuple[str, ...]] = ("images",)
 
     scope: Literal["last", "all"] = param(
         "last", label="Scope", help="The last layer only, as published, or all layers (relative to the layer's mean)."

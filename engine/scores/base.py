@@ -7,8 +7,9 @@ above it) and may leave an unlearned model behind.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from engine.attacks.base import Attack
 from engine.compute import Compute, generator
 from engine.data.base import Images
+from engine.models.masking import Mode
 from engine.runs.checkpoints import NOTHING, Keep
 from engine.spec import Spec
 from engine.train import Progress, silent
@@ -23,8 +25,10 @@ from engine.train import Progress, silent
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a score may look at: clean defense images, and a trigger only where the caller chose to give one.
+    """What a score or repair may look at: clean defense images, and a trigger only where the caller chose to give one.
 
+    ``training`` is the suspect's training set as its trainer got it, where the defender has that; ``fresh`` makes an
+    untrained network of the suspect's architecture. ``cut`` bool (U,) is what was cut before a repair, in ``mode``.
     ``keep`` is where a run that takes several scores keeps those that are done. ``values_only``: what a score makes
     besides its values is not looked at, and need not be made.
     """
@@ -37,6 +41,10 @@ class Evidence:
     progress: Progress = silent
     keep: Keep = NOTHING
     values_only: bool = False
+    training: Images | None = None
+    fresh: Callable[[torch.Generator], nn.Module] | None = None
+    cut: Tensor | None = None
+    mode: Mode = "scale"
 
     def rng(self, purpose: str) -> torch.Generator:
         return generator(self.seed, purpose)
@@ -57,22 +65,41 @@ class Scores:
     log: dict[str, Any] = field(default_factory=dict)
 
 
+class Needy(Protocol):
+    """A score or a repair."""
+
+    title: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]]
+
+
+def refuse_without(what: Needy, evidence: Evidence) -> None:
+    """Refuse, in one line, evidence that lacks what a score or repair needs."""
+    missing = {
+        "trigger": (evidence.trigger, "a trigger", "choose --trigger true (oracle)"),
+        "training": (evidence.training, "the training set", "choose --training"),
+        "fresh": (evidence.fresh, "a known architecture", "there is no untrained network to begin with"),
+    }
+    for need, (given, name, hint) in missing.items():
+        if need in what.needs and given is None:
+            raise ValueError(f"expected {name} for {what.title}, got none; {hint}")
+
+
 class Score(Spec):
     """A score is a frozen specification that can be called on a model; the model is left as it was."""
 
     title: ClassVar[str]
     paper: ClassVar[str]
     native_rule: ClassVar[str] = ""
-    needs_trigger: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ("images", "labels")
+    """What it cannot do without, as for :class:`engine.repairs.base.Repair`."""
 
     def __call__(self, model: nn.Module, evidence: Evidence) -> Scores:
         """Score every unit of ``model``.
 
         Raises:
-            ValueError: if the score needs a trigger and the evidence has none.
+            ValueError: in one line, if something that the score needs is missing.
         """
-        if self.needs_trigger and evidence.trigger is None:
-            raise ValueError(f"expected a trigger for the score {self.title}, got none; choose --trigger true (oracle)")
+        refuse_without(self, evidence)
         scores = self.run(model, evidence)
         assert scores.values.dtype == torch.float32 and scores.values.ndim == 1
         return scores

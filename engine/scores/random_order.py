@@ -16,6 +16,7 @@ class RandomOrder(Score):
 
     title: ClassVar[str] = "Random (control)"
     paper: ClassVar[str] = ""
+    needs: ClassVar[tuple[str, ...]] = ()
 
     def run(self, model: nn.Module, evidence: Evidence) -> Scores:
         return Scores(torch.rand(len(units(model)), generator=evidence.rng("random")))

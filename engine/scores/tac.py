@@ -23,7 +23,7 @@ class TAC(Score):
 
     title: ClassVar[str] = "Trigger-activated change (TAC)"
     paper: ClassVar[str] = "https://arxiv.org/abs/2208.03111"
-    needs_trigger: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("images", "labels", "trigger")
 
     def run(self, model: nn.Module, evidence: Evidence) -> Scores:
         assert evidence.trigger is not None

@@ -29,7 +29,7 @@ class UnlearningGradient(Score):
 
     title: ClassVar[str] = "Unlearning gradient (Grad-Prune)"
     paper: ClassVar[str] = "https://arxiv.org/abs/2405.03918"
-    needs_trigger: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("images", "labels", "trigger")
 
     def run(self, model: nn.Module, evidence: Evidence) -> Scores:
         assert evidence.trigger is not None

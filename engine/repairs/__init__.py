@@ -1,0 +1,10 @@
+"""Repairs by name. One file per repair; each returns a model that was tuned or trained."""
+
+from engine.registry import Registry
+from engine.repairs.base import Repair, Repaired
+from engine.repairs.fine_tuning import FineTuning
+
+REPAIRS: Registry[type[Repair]] = Registry("repair")
+REPAIRS.add("fine_tuning", FineTuning)
+
+__all__ = ["REPAIRS", "Repair", "Repaired"]

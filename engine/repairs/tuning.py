@@ -1,0 +1,104 @@
+"""The loop that repairs share: a few passes of SGD over clean images, with what was cut held at zero."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine.data.base import Images
+from engine.models.masking import apply_cut
+from engine.resume import passes
+from engine.scores.base import Evidence
+from engine.spec import Spec, param
+from engine.train import batches, shift_and_flip
+
+Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Given images (N, C, H, W), labels (N,) on the device and their numbers (N,), leaves gradients on the model's
+parameters (by ``backward``) and returns loss and logits (N, classes)."""
+
+
+class Tuning(Spec):
+    """How a repair descends; the defaults are those of BackdoorBench's fine-tuning."""
+
+    epochs: int = param(100, label="Epochs", help="Passes over the clean images.", ge=1, le=1000, step=1)
+    lr: float = param(0.01, label="Rate", help="SGD rate at the start.", gt=0, le=10)
+    momentum: float = param(0.9, label="Momentum", help="SGD momentum.", ge=0, lt=1)
+    weight_decay: float = param(5e-4, label="Weight decay", help="SGD weight decay.", ge=0, le=1)
+    batch: int = param(256, label="Batch size", help="Images per step.", ge=2, le=4096, step=1)
+    augment: bool = param(True, label="Augment", help="Random shift by up to 4 pixels and horizontal flip.")
+    schedule: Literal["cosine", "constant"] = param("cosine", label="Schedule", help="Of the rate, over all epochs.")
+
+
+def tune(
+    model: nn.Module,
+    evidence: Evidence,
+    how: Tuning,
+    name: str = "tune",
+    *,
+    images: Images | None = None,
+    step: Step | None = None,
+    modules: Mapping[str, nn.Module] | None = None,
+    enough: Callable[[list[dict[str, float]]], bool] | None = None,
+    share: tuple[float, float] = (0.0, 1.0),
+) -> list[dict[str, float]]:
+    """Train ``model`` in place on clean images; returns loss and accuracy of each pass (running, in training mode).
+
+    A tuning that ``evidence.keep`` knows under ``name`` goes on where it was.
+
+    Args:
+        images: instead of the defense images.
+        step: the gradients of a batch; those of the cross-entropy if not given.
+        modules: others that the step changes, to be kept with the model.
+        enough: given the rows so far, whether to stop before all epochs are done.
+        share: which part of the whole work this is, for the progress.
+    """
+    images, compute = images or evidence.images, evidence.compute
+    model.train()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(parameters, how.lr, how.momentum, weight_decay=how.weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, how.epochs) if how.schedule == "cosine" else None
+    rng, log = evidence.rng(name), []  # type: torch.Generator, list[dict[str, float]]
+
+    def plain(x: Tensor, y: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+        with compute.autocast():
+            logits = model(x).float()
+        loss = F.cross_entropy(logits, y)
+        loss.backward()
+        return loss, logits
+
+    gradients = step or plain
+
+    def over() -> bool:
+        return enough is not None and enough(log)
+
+    whole = {"model": model, **(modules or {})}
+    for turn in passes(evidence.keep, name, how.epochs, whole, optimizer, schedule, rng, log, over):
+        loss_sum, right, seen = 0.0, 0, 0
+        for index in batches(len(images), how.batch, rng):
+            x = compute.images(images.x[index])
+            if how.augment:
+                x = shift_and_flip(x, rng)
+            y = images.y[index].to(compute.torch_device)
+            optimizer.zero_grad()
+            loss, logits = gradients(x, y, index)
+            optimizer.step()
+            hold(model, evidence)
+            loss_sum += float(loss.detach()) * len(y)
+            right += int((logits.detach().argmax(1) == y).sum())
+            seen += len(y)
+        if schedule is not None:
+            schedule.step()
+        log.append({"loss": loss_sum / seen, "acc": right / seen})
+        done = share[0] + (share[1] - share[0]) * (turn + 1) / how.epochs
+        evidence.progress(f"{name}, pass {turn + 1} of {how.epochs}", done, loss=log[-1]["loss"])
+    return log
+
+
+def hold(model: nn.Module, evidence: Evidence) -> None:
+    """Cut again what was cut before the repair."""
+    if evidence.cut is not None:
+        apply_cut(model, evidence.cut, evidence.mode)
