@@ -53,15 +53,23 @@ class AttackEntry(Spec):
 
 
 class DefenseEntry(Spec):
-    """A defense of the matrix; without ``preset`` it is chosen by the size of the network, as ``defend`` does."""
+    """A defense of the matrix; ``preset`` and ``policy`` that are not given are chosen as ``defend`` does.
+
+    ``training``: the defender has the suspect's training set."""
 
     name: str
     label: str = ""
     preset: str | None = None
     settings: Settings = {}
     trigger: Literal["none", "true"] = "none"
+    training: bool = False
     mode: Mode = "scale"
-    policy: Policy = Policy()
+    policy: Policy | None = None
+
+    @property
+    def chooses(self) -> Policy:
+        """The policy that is used."""
+        return self.policy or Policy.build(name=DEFENSES[self.name].policy)
 
 
 class MatrixSpec(Spec):
@@ -132,7 +140,7 @@ def _check(spec: MatrixSpec) -> None:
         known = DEFENSES[entry.name]
         for preset in known.presets if entry.preset is None else [entry.preset]:
             known.build(preset, entry.settings)
-        if entry.policy.name == "fixed" and entry.policy.threshold is None:
+        if entry.chooses.name == "fixed" and entry.chooses.threshold is None:
             raise ValueError("expected a threshold with the policy fixed, got none")
     for suspect in spec.suspects:
         demos.open_suspect(suspect)
@@ -226,7 +234,7 @@ def plan(spec: MatrixSpec) -> list[Cell]:
             for samples in spec.samples:
                 for seed in spec.defense_seeds:
                     more = {"defense": entry.label or entry.name, "samples": samples, "defense_seed": seed}
-                    more |= {"trigger": entry.trigger, "mode": entry.mode, "policy": entry.policy.name}
+                    more |= {"trigger": entry.trigger, "mode": entry.mode, "policy": entry.chooses.name}
                     more |= {"preset": entry.preset, "kind": "defend"}
                     defended.append(
                         Cell("defend", {**about, **more}, _defend(entry, samples, seed, use), suspect),
@@ -242,7 +250,9 @@ def _attack(spec: MatrixSpec, entry: AttackEntry, seed: int, use: list[str]) -> 
 
 
 def _defend(entry: DefenseEntry, samples: int, seed: int, use: list[str]) -> list[str | None]:
-    settings = _pairs("", entry.settings) + _pairs("policy.", _given(entry.policy, "name"))
+    policy = entry.chooses
+    settings = _pairs("", entry.settings) + _pairs("policy.", _given(policy, "name"))
     words = ["--defense", entry.name, *(["--preset", entry.preset] if entry.preset else [])]
     words += ["--samples", str(samples), "--trigger", entry.trigger, "--mode", entry.mode]
-    return ["defend", None, *words, "--policy", entry.policy.name, *settings, "--seed", str(seed), *use]
+    words += ["--training"] if entry.training else []
+    return ["defend", None, *words, "--policy", policy.name, *settings, "--seed", str(seed), *use]

@@ -1,0 +1,139 @@
+"""The table of defenses: ``assets/results/defenses.json``, one row for each suspect, defense, number of images and seed.
+
+    python -m tests.benchmarks.defenses [DEFENSE …] [--suspects NAME …] [--samples 500] [--seeds 0] [--again] [--list]
+
+Every row is a run of ``matrix`` on a shipped model. Rows that are there are not made again, and each is written as soon
+as it is measured, so that a table that was interrupted goes on. What is not measured yet is listed as pending.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from engine.defenses import DEFENSES
+from engine.demos import PREFIX, names
+from engine.paths import ASSETS, ROOT
+from engine.runs.files import write_atomic
+from engine.runs.store import Run, find_run
+from tests.benchmarks.attacks import TWELVE
+
+TABLE = ASSETS / "results" / "defenses.json"
+#: Every defense meets these; the twelve attacks meet :data:`MAIN`.
+FIRST = ("badnets", "blend", "sig")
+MAIN = ("rnp", "grad_prune", "fine_pruning")
+SAMPLES, SEEDS = (500, 100, 1000), (0, 1, 2)
+#: What identifies a row.
+Key = tuple[str, str, int, int]
+_TAKEN = (
+    "acc_before", "acc_after", "asr_before", "asr_after", "ra_before", "ra_after", "success_before", "success_after",
+    "acc_drop", "acc_drop_interval", "intervals_after", "der", "der_interval", "pruned", "units", "threshold", "oracle",
+    "policy", "title", "machine", "recovered",
+)  # fmt: skip
+
+
+def wanted() -> list[Key]:
+    """All rows of the table, most wanted first."""
+    pairs = [(suspect, defense) for suspect in FIRST for defense in DEFENSES]
+    pairs += [(suspect, defense) for defense in MAIN if defense in DEFENSES for suspect in TWELVE]
+    pairs = [(suspect, defense) for suspect, defense in dict.fromkeys(pairs) if suspect in names()]
+    return [(s, d, samples, seed) for samples in SAMPLES for seed in SEEDS for s, d in pairs]
+
+
+def entry(defense: str) -> dict[str, Any]:
+    """The defense as a matrix has it: with the true trigger where it needs one, and then an oracle."""
+    needs = DEFENSES[defense].needs
+    return {"name": defense, "trigger": "true" if "trigger" in needs else "none", "training": "training" in needs}
+
+
+def read() -> dict[Key, dict[str, Any]]:
+    if not TABLE.exists():
+        return {}
+    rows = json.loads(TABLE.read_text())["rows"]
+    return {(row["attack"], row["defense"], row["samples"], row["seed"]): row for row in rows}
+
+
+def write(rows: dict[Key, dict[str, Any]]) -> None:
+    TABLE.parent.mkdir(parents=True, exist_ok=True)
+    every = [rows.get(key) or blank(key) for key in wanted()]
+    document = {"about": "Defenses of the shipped suspects: python -m tests.benchmarks.defenses", "rows": every}
+    write_atomic(TABLE, (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def blank(key: Key) -> dict[str, Any]:
+    attack, defense, samples, seed = key
+    row = {"suspect": f"{PREFIX}{attack}", "attack": attack, "defense": defense, "title": DEFENSES[defense].title}
+    row |= {"samples": samples, "seed": seed, "trigger": entry(defense)["trigger"], "state": "pending"}
+    return row
+
+
+def row(key: Key, run: Run) -> dict[str, Any]:
+    found = {name: run.result.get(name) for name in _TAKEN if run.result.get(name) is not None}
+    found |= {"preset": run.spec["preset"], "seconds": run.manifest["seconds"], "run": run.id, "state": "done"}
+    return {**blank(key), "policy": None, **found}
+
+
+def measure(key: Key) -> dict[str, Any]:
+    """Run one cell through ``matrix``; one that fails is a row that says why."""
+    attack, defense, samples, seed = key
+    chosen = entry(defense)
+    lines = [f'suspects = ["{PREFIX}{attack}"]', f"samples = [{samples}]", f"defense_seeds = [{seed}]", "[[defenses]]"]
+    lines += [f"{name} = {json.dumps(value)}" for name, value in chosen.items()]
+    with tempfile.TemporaryDirectory() as folder:
+        spec = Path(folder) / "matrix.toml"
+        spec.write_text("\n".join(lines) + "\n")
+        command = [sys.executable, "-m", "engine", "matrix", str(spec), "--out", f"{folder}/out", "--json"]
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    found = json.loads(done.stdout)["rows"][0]
+    run = find_run(found["run"]) if found["state"] == "done" else None
+    return row(key, run) if run else {**blank(key), "state": "failed", "reason": found["reason"]}
+
+
+def words(found: dict[str, Any]) -> str:
+    if found["state"] != "done":
+        return f"{found['state']} {found.get('reason', '')}"
+    name = "asr" if found.get("asr_after") is not None else "success"
+    after = found.get(f"{name}_after")
+    figures = f"loss {100 * found['acc_drop']:5.1f}  ACC {100 * found['acc_after']:5.1f}"
+    if after is not None:
+        figures += f"  {name} {100 * found[f'{name}_before']:5.1f} -> {100 * after:5.1f}"
+    if found.get("ra_after") is not None:
+        figures += f"  RA {100 * found['ra_after']:5.1f}"
+    return f"{figures}  cut {found['pruned']:4}  {found['seconds']:5.0f} s{'  oracle' if found['oracle'] else ''}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("defenses", nargs="*", metavar="DEFENSE")
+    parser.add_argument("--suspects", nargs="+", default=[])
+    parser.add_argument("--samples", nargs="+", type=int, default=[500])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--again", action="store_true", help="replace rows that are there")
+    parser.add_argument("--list", action="store_true", help="print the table and compute nothing")
+    args = parser.parse_args()
+
+    def asked(key: Key) -> bool:
+        attack, defense, samples, seed = key
+        named = (not args.defenses or defense in args.defenses) and (not args.suspects or attack in args.suspects)
+        return named and samples in args.samples and seed in args.seeds
+
+    for key in [] if args.list else [key for key in wanted() if asked(key)]:
+        if not args.again and read().get(key, {}).get("state") == "done":
+            continue
+        began = time.time()
+        write({**read(), key: measure(key)})
+        sys.stderr.write(f"{key[1]} on {key[0]}: {time.time() - began:.0f} s\n")
+    rows = read()
+    for key in wanted():
+        if asked(key):
+            print(f"{key[0]:<15} {key[1]:<20} {key[2]:5} images, seed {key[3]}  {words(rows.get(key) or blank(key))}")
+
+
+if __name__ == "__main__":
+    main()
