@@ -1,9 +1,10 @@
-"""The table of defenses: ``assets/results/defenses.json``, one row for each suspect, defense, number of images and seed.
+"""The table of defenses: ``assets/results/defenses.json``, a row for each suspect, defense, number of images and seed.
 
     python -m tests.benchmarks.defenses [DEFENSE …] [--suspects NAME …] [--samples 500] [--seeds 0] [--again] [--list]
 
-Every row is a run of ``matrix`` on a shipped model. Rows that are there are not made again, and each is written as soon
-as it is measured, so that a table that was interrupted goes on. What is not measured yet is listed as pending.
+Every row is a run of ``matrix`` on a shipped model. Rows that are there are not made again, unless the model has become
+another one, and each is written as soon as it is measured, so that a table that was interrupted goes on. What is not
+measured yet is listed as pending.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.defenses import DEFENSES
-from engine.demos import PREFIX, names
+from engine.demos import PREFIX, names, open_suspect
 from engine.paths import ASSETS, ROOT
 from engine.runs.files import write_atomic
 from engine.runs.store import Run, find_run
@@ -56,7 +57,12 @@ def read() -> dict[Key, dict[str, Any]]:
     if not TABLE.exists():
         return {}
     rows = json.loads(TABLE.read_text())["rows"]
-    return {(row["attack"], row["defense"], row["samples"], row["seed"]): row for row in rows}
+    return {(row["attack"], row["defense"], row["samples"], row["seed"]): row for row in rows if row.get("of") in of()}
+
+
+def of() -> set[str]:
+    """The runs that made the models that are shipped now."""
+    return {open_suspect(f"{PREFIX}{name}").id for name in names()}
 
 
 def write(rows: dict[Key, dict[str, Any]]) -> None:
@@ -76,6 +82,7 @@ def blank(key: Key) -> dict[str, Any]:
 def row(key: Key, run: Run) -> dict[str, Any]:
     found = {name: run.result.get(name) for name in _TAKEN if run.result.get(name) is not None}
     found |= {"preset": run.spec["preset"], "seconds": run.manifest["seconds"], "run": run.id, "state": "done"}
+    found["of"] = open_suspect(f"{PREFIX}{key[0]}").id
     return {**blank(key), "policy": None, **found}
 
 
