@@ -12,6 +12,7 @@ from engine.attacks import ATTACKS, Attack, Lab
 from engine.attacks.badnets import BadNets
 from engine.attacks.base import CLEAN, COVER
 from engine.attacks.blend import Blend
+from engine.attacks.drawing import cat
 from engine.attacks.sig import SIG
 from engine.compute import Compute, generator
 from engine.data.base import DataSet, Images
@@ -257,3 +258,20 @@ def test_a_clean_label_attack_on_an_absent_class_is_refused(tiny_data: DataSet) 
     others = tiny_data.train[tiny_data.train.y != 2]
     with pytest.raises(ValueError, match="expected"):
         SIG(target=2).poison(others, generator(0, "poison"))
+
+
+@pytest.mark.parametrize("side", [28, 32, 97])
+def test_blends_cat_is_a_picture_of_any_size(side: int) -> None:
+    picture = cat(side, side)
+    assert picture.shape == (side, side)
+    assert float(picture.min()) == 0
+    assert float(picture.max()) == 1
+    assert torch.allclose(picture, picture.flip(1), atol=0.1)  # the same on both sides
+    assert 0.6 < float(picture.mean()) < 0.9  # mostly white
+    x = torch.rand(2, 3, side, side, generator=generator(0, "x"))
+    assert torch.allclose(Blend(pattern="cat", alpha=0.25).trigger(x), 0.75 * x + 0.25 * picture)
+
+
+def test_blends_noise_keeps_its_record() -> None:
+    assert "pattern" not in Blend().model_dump()
+    assert Blend(pattern="cat").model_dump()["pattern"] == "cat"
