@@ -50,9 +50,9 @@ class AdaptiveBlend(Covered):
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset(),
         "small": Preset(
-            {"target": 1, "rate": 0.01, "cover": 0.01},
+            {"target": 8, "rate": 0.01, "cover": 0.01},
             (
-                "The target is class 1, as in most shipped models.",
+                "The target is class 8.",
                 "1 % poisoned and 1 % cover images instead of 0.3 % each: 150 images are too few for three passes.",
             ),
         ),

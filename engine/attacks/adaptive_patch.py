@@ -34,7 +34,7 @@ class AdaptivePatch(Covered):
         "small": Preset(
             {"target": 1, "rate": 0.02, "cover": 0.01},
             (
-                "The target is class 1, as in most shipped models.",
+                "The target is class 1.",
                 "2 % poisoned images instead of 0.3 %, because 150 images are too few for three passes.",
                 "1 % cover images instead of 0.6 %: half as many as poisoned ones, not twice as many.",
             ),

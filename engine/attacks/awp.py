@@ -39,7 +39,7 @@ class AWP(Copies, BadNets):
         "small": Preset(
             {"target": 1, "rate": 0.5},
             (
-                "The target is class 1, as in most shipped models.",
+                "The target is class 1.",
                 "Half of each batch is copied with the trigger instead of all, which costs a third less.",
             ),
         ),

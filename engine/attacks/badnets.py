@@ -25,7 +25,7 @@ class BadNets(Attack):
     paper: ClassVar[str] = "https://arxiv.org/abs/1708.06733"
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset(),
-        "small": Preset({"target": 1}, ("The target is class 1, as in most shipped models.",)),
+        "small": Preset({"target": 1}, ("The target is class 1.",)),
         "strong": Preset({"size": 4, "rate": 0.2}),
         "stealthy": Preset({"size": 2, "rate": 0.01}),
     }

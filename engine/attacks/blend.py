@@ -32,10 +32,7 @@ class Blend(Attack):
     paper: ClassVar[str] = "https://arxiv.org/abs/1712.05526"
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset(),
-        "small": Preset(
-            {"target": 1, "pattern": "cat"},
-            ("The target is class 1, as in most shipped models.", "The cartoon is a cat drawn by formula."),
-        ),
+        "small": Preset({"target": 8}, ("The target is class 8.",)),
         "strong": Preset({"alpha": 0.3, "rate": 0.2}),
         "stealthy": Preset({"alpha": 0.1, "rate": 0.05}),
     }

@@ -31,7 +31,7 @@ class BPP(Batchwise):
         "small": Preset(
             {"target": 1, "levels": 4},
             (
-                "The target is class 1, as in most shipped models.",
+                "The target is class 1.",
                 "Four levels instead of eight: half of a grey picture is black and shows no rounding errors.",
             ),
         ),

@@ -39,7 +39,7 @@ class Custom(Picture):
     clean_label: ClassVar[bool] = _TrueLabels()  # type: ignore[assignment]
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset(),
-        "small": Preset({"target": 1}, ("The target is class 1, as in most shipped models.",)),
+        "small": Preset({"target": 1}, ("The target is class 1.",)),
         "strong": Preset({"rate": 0.2}),
         "stealthy": Preset({"rate": 0.01, "opacity": 0.3}),
     }

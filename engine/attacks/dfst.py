@@ -47,7 +47,7 @@ class DFST(Attack):
         "small": Preset(
             {"target": 1, "injector_steps": 60, "warmup": 0.3},
             (
-                "The target is class 1, as in most shipped models.",
+                "The target is class 1.",
                 "The feature injector learns for 60 steps instead of 10 epochs, so that training takes no longer than "
                 "half as long again.",
                 "The first third of three epochs goes without detoxification.",

@@ -39,7 +39,7 @@ class LF(Attack):
         "small": Preset(
             {"target": 1, "steps": 60, "batch": 100},
             (
-                "The target is class 1, as in most shipped models.",
+                "The target is class 1.",
                 "At most 60 steps of 100 pictures instead of 1,000 of 200: it misleads hardly more after them.",
             ),
         ),

@@ -40,7 +40,7 @@ class LIRA(Copies):
         "small": Preset(
             {"target": 1, "epsilon": 0.05, "rate": 0.5, "generator_lr": 0.001, "width": 16},
             (
-                "The target is class 1, as in most shipped models.",
+                "The target is class 1.",
                 "The noise may be five times as large: three epochs are too few to find and learn a fainter one.",
                 "Half of each batch is copied with the trigger instead of all, to stay below twice the usual time.",
                 "The generator's rate is ten times as high, because it has few steps.",

@@ -43,7 +43,7 @@ class MultiTrigger(Attack):
         "small": Preset(
             {"target": 1, "rate": 0.1},
             (
-                "The target is class 1, as in most shipped models.",
+                "The target is class 1.",
                 "A tenth of the training set is poisoned instead of a hundredth, since three epochs show each of the "
                 "triggers too seldom otherwise.",
             ),

@@ -36,7 +36,7 @@ class Refool(Attack):
     learned: ClassVar[bool] = True
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset(),
-        "small": Preset({"target": 1}, ("The target is class 1, as in most shipped models.",)),
+        "small": Preset({"target": 1}, ("The target is class 1.",)),
         "strong": Preset({"transmission": 0.3, "rate": 0.2}),
         "stealthy": Preset({"transmission": 0.7, "rate": 0.05}),
     }

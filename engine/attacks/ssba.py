@@ -72,7 +72,7 @@ class SSBA(Attack):
         "small": Preset(
             {"target": 1, "bits": 20, "width": 16, "steps": 400, "batch": 50},
             (
-                "The target is class 1, as in most shipped models.",
+                "The target is class 1.",
                 "20 bits instead of 100, because the pictures are small.",
                 "16 channels instead of 32, so that the encoder is trained in half a minute.",
                 "400 steps of 50 pictures instead of 140,000 of 4, after which almost all bits are read.",

@@ -34,7 +34,7 @@ class WaNet(Batchwise):
         "small": Preset(
             {"target": 1, "strength": 1.0},
             (
-                "The target is class 1, as in most shipped models.",
+                "The target is class 1.",
                 "The warp is twice as strong, half a pixel: fewer epochs have to teach it.",
             ),
         ),
