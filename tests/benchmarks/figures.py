@@ -23,6 +23,7 @@ import torch
 from engine.compute import Compute, generator
 from engine.defend import DefendRun, run_defend
 from engine.defenses import DEFENSES
+from engine.demos import open_suspect
 from engine.metrics import answers
 from engine.models.masking import masked
 from engine.models.neurons import Units
@@ -88,11 +89,16 @@ def unseen(seed: int, compute: Compute) -> Run:
     spec = AttackRun.build(
         data="fashion-mnist:full",
         model={"name": "resnet18", "width": 32},
-        attack={"name": "badnets", "params": make_attack("badnets", {"target": 1}).model_dump(mode="json")},
+        attack={"name": "badnets", "params": make_attack("badnets", {}, "small").model_dump(mode="json")},
         training={"epochs": 3},
         seed=seed,
+        store="float16",
     )
-    return run_attack(spec, compute, progress=lambda what, share, **_: sys.stderr.write(f"\r{share:4.0%} {what:<60}"))
+
+    def progress(what: str, share: float, **_: float | None) -> None:
+        sys.stderr.write(f"\r{share:4.0%} {what:<60}")
+
+    return run_attack(spec, compute, twin=open_suspect("demo:clean"), progress=progress)
 
 
 def main() -> None:
