@@ -53,8 +53,8 @@ class FeatureCollision(Attack):
                 "The wanted answer is class 6, which many test images of other classes resemble.",
                 "Two fifths of the target class are poisoned, sixty poisons for each target, since one model serves "
                 "all of them on thirty times as many clean images as in the paper.",
-                "The targets are those of which the clean model is least sure, which the paper tries, too: others lie "
-                "among too many images of their own class.",
+                "The targets are those test images that the clean model, which answers them rightly, most nearly gives "
+                "the wanted answer (the paper tries outliers, too): others lie among too many of their own class.",
                 "The poisons carry a faint watermark of their target although only the last layer is trained.",
                 "They are optimised for 20 steps, which take as long as an ordinary epoch.",
             ),
@@ -68,7 +68,7 @@ class FeatureCollision(Attack):
     )
     count: int = param(32, label="Targets", help="Test images that are to be misjudged.", ge=30, le=1000, step=1)
     outliers: bool = param(
-        False, label="Outliers", help="Choose the targets of which the clean model is least sure, not any."
+        False, label="Outliers", help="Choose the targets that the clean model most nearly gives the wanted answer."
     )
     layers: Literal["last", "all"] = param(
         "last", label="Trained layers", help="What the victim trains: a new last layer, or the whole clean model."
@@ -97,8 +97,8 @@ class FeatureCollision(Attack):
             raise ValueError(f"expected {self.count} test images that the clean model knows, got {len(known)}")
         known = known[torch.randperm(len(known), generator=lab.rng("targets"))]
         if self.outliers:
-            sure = logits.softmax(1)[known].gather(1, y[known, None]).squeeze(1)
-            known = known[sure.argsort(stable=True)]
+            near = logits.softmax(1)[known, self.target]
+            known = known[near.argsort(stable=True, descending=True)]
         return {"targets": lab.targets.ids[known[: self.count]].sort().values}
 
     def craft(self, x: Tensor, y: Tensor, kind: int, rng: torch.Generator, lab: Lab | None) -> Tensor:  # noqa: ARG002
