@@ -1,6 +1,6 @@
 """The table of attacks: ``assets/results/attacks.json``, one row for each attack and seed.
 
-    python -m tests.benchmarks.attacks [ATTACK …] [--seeds 0] [--list]
+    python -m tests.benchmarks.attacks [ATTACK …] [--seeds 0] [--list | --markdown]
 
 Every row is a model that ``attack --preset demo --store float16 --twin demo:clean`` trained: the architecture, data and
 training of the shipped models. Rows that are there are not made again, and each is written as soon as it is measured,
@@ -116,13 +116,39 @@ def train(name: str, seed: int) -> Run:
     return open_run(Path(json.loads(done.stdout)["folder"]))
 
 
+def markdown(rows: dict[tuple[str, int], dict[str, Any]]) -> str:
+    """The measured rows as the README shows them; seeds beyond the first are given with the first one's."""
+    lines = ["| attack | ACC | ASR | training images that are poisoned / cover / cross |", "| --- | --- | --- | --- |"]
+    for name, seed in wanted():
+        seeds = [rows[name, s] for s in SEEDS if rows.get((name, s), {}).get("state") == "done"]
+        if seed or not seeds:
+            continue
+        first = seeds[0]
+        measure = "asr" if first.get("asr") is not None else "success"
+        low, high = (100 * end for end in first["intervals"][measure])
+        got = f"{100 * first[measure]:.1f} % [{low:.1f}, {high:.1f}]"
+        got += f" of {first['n'][measure]} chosen images" if measure == "success" else ""
+        got += "".join(f"; {100 * later[measure]:.1f} %" for later in seeds[1:])
+        got += "" if first["met"] else f" (aim {100 * first['least_asr']:.0f} %)"
+        accs = "; ".join(f"{100 * each['acc']:.1f} %" for each in seeds)
+        known = first.get("kinds") or {"poisoned": first["poisoned"]}
+        kinds = [known.get(kind, 0) for kind in ("poisoned", "cover", "cross")]
+        counts = " / ".join(f"{n:,}" for n in kinds) + f" of {first['trained_on']:,}"
+        lines.append(f"| {ATTACKS[name].title} | {accs} | {got} | {counts} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("attacks", nargs="*", metavar="ATTACK")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--again", action="store_true", help="replace rows that are there")
     parser.add_argument("--list", action="store_true", help="print the table and train nothing")
+    parser.add_argument("--markdown", action="store_true", help="print the README's table and train nothing")
     args = parser.parse_args()
+    if args.markdown:
+        print(markdown(read()))
+        return
     clean_acc = open_run(locate("demo:clean")).result["acc"]
     for name, seed in [] if args.list else wanted():
         if seed not in args.seeds or (args.attacks and name not in args.attacks):
