@@ -48,7 +48,7 @@ class FeatureCollision(Attack):
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset(),
         "small": Preset(
-            {"target": 6, "rate": 0.4, "outliers": True, "watermark": 0.2, "iterations": 20},
+            {"target": 6, "rate": 0.4, "chosen": "nearest", "watermark": 0.2, "iterations": 20},
             (
                 "The wanted answer is class 6, which many test images of other classes resemble.",
                 "Two fifths of the target class are poisoned, sixty poisons for each target, since one model serves "
@@ -59,7 +59,7 @@ class FeatureCollision(Attack):
                 "They are optimised for 20 steps, which take as long as an ordinary epoch.",
             ),
         ),
-        "strong": Preset({"rate": 0.6, "outliers": True, "watermark": 0.3}),
+        "strong": Preset({"rate": 0.6, "chosen": "nearest", "watermark": 0.3}),
         "stealthy": Preset({"rate": 0.05, "similarity": 1.0}),
     }
 
@@ -67,8 +67,8 @@ class FeatureCollision(Attack):
         0.1, label="Poisoning rate", help="Share of the target class that is poisoned.", gt=0, le=1, step=0.05
     )
     count: int = param(32, label="Targets", help="Test images that are to be misjudged.", ge=30, le=1000, step=1)
-    outliers: bool = param(
-        False, label="Outliers", help="Choose the targets that the clean model most nearly gives the wanted answer."
+    chosen: Literal["any", "nearest"] = param(
+        "any", label="Chosen targets", help="Any, or those that the clean model most nearly gives the wanted answer."
     )
     layers: Literal["last", "all"] = param(
         "last", label="Trained layers", help="What the victim trains: a new last layer, or the whole clean model."
@@ -96,7 +96,7 @@ class FeatureCollision(Attack):
         if len(known) < self.count:
             raise ValueError(f"expected {self.count} test images that the clean model knows, got {len(known)}")
         known = known[torch.randperm(len(known), generator=lab.rng("targets"))]
-        if self.outliers:
+        if self.chosen == "nearest":
             near = logits.softmax(1)[known, self.target]
             known = known[near.argsort(stable=True, descending=True)]
         return {"targets": lab.targets.ids[known[: self.count]].sort().values}

@@ -27,7 +27,7 @@ def lab(tiny_data: DataSet, clean_tiny: Classifier) -> Lab:
 
 
 def test_targets_are_known_images_of_other_classes(lab: Lab, clean_tiny: Classifier, tiny_data: DataSet) -> None:
-    attack = FeatureCollision(target=3, outliers=True).bound(4)
+    attack = FeatureCollision(target=3, chosen="nearest").bound(4)
     ids = attack.prepare(lab)["targets"]
     chosen = tiny_data.test[torch.isin(tiny_data.test.ids, ids)]
     assert len(chosen) == 32
