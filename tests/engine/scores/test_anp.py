@@ -67,6 +67,9 @@ def test_without_a_perturbation_there_is_one_loss_and_nothing_to_find(planted: P
     shaken = ANP(epsilon=0.4, iterations=ROW + 5, **SHORT)(planted.model, evidence)
     assert float(calm.values[planted.unit]) < 0.1
     assert float(shaken.values[planted.unit]) > 0.5
+    for found in (calm, shaken):
+        assert float(found.values.min()) >= 0
+        assert float(found.values.max()) <= 1
     assert shaken.log["masks"][0]["perturbed"] > shaken.log["masks"][0]["loss"]
 
 
