@@ -3,8 +3,10 @@
 from engine.registry import Registry
 from engine.repairs.base import Repair, Repaired
 from engine.repairs.fine_tuning import FineTuning
+from engine.repairs.gradient_norm import GradientNorm
 
 REPAIRS: Registry[type[Repair]] = Registry("repair")
 REPAIRS.add("fine_tuning", FineTuning)
+REPAIRS.add("gradient_norm", GradientNorm)
 
 __all__ = ["REPAIRS", "Repair", "Repaired"]

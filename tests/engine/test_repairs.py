@@ -22,6 +22,7 @@ from tests.tiny import Planted, tiny_model
 #: Settings with which a repair is quick on the shapes.
 SETTINGS: dict[str, dict[str, Any]] = {
     "fine_tuning": {"epochs": 3, "lr": 0.02, "batch": 50, "augment": False},
+    "gradient_norm": {"epochs": 3, "lr": 0.02, "batch": 50, "augment": False},
 }
 
 

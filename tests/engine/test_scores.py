@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,14 +16,26 @@ from engine.models.neurons import units
 from engine.scores import SCORES, Evidence
 from tests.tiny import RNP_SETTINGS, Planted
 
-SETTINGS = {"rnp": RNP_SETTINGS, "activation": {"scope": "all"}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "rnp": RNP_SETTINGS,
+    "activation": {"scope": "all"},
+    # The published rate is for ResNets: here it clamps every second mask to 0, and they tie.
+    "anp": {"iterations": 40, "mask_lr": 0.05, "batch": 50, "augment": False},
+    "nwc": {"stop_acc": 0.3, "batch": 50},  # of four classes, the one that is answered in the end is right on a quarter
+}
+#: Scores that do not look for the planted unit, and why; what they do find is in ``scores/``.
+ELSEWHERE = {
+    "random": "a control",
+    "weight_magnitude": "a control: the planted filter is as long as its neighbours",
+    "bnp": "what a trained normalisation remembers was not made by poisoned images here, but by the clean ones",
+}
 
 
 def evidence(planted: Planted, compute: Compute, trigger: bool = True) -> Evidence:
     return Evidence(planted.data.pool, 0, compute, planted.attack if trigger else None, trigger)
 
 
-@pytest.mark.parametrize("name", [name for name in SCORES if name != "random"])
+@pytest.mark.parametrize("name", [name for name in SCORES if name not in ELSEWHERE])
 def test_planted_unit_comes_first(name: str, planted: Planted, compute: Compute) -> None:
     score = SCORES[name].build(SETTINGS.get(name))
     before = copy.deepcopy(planted.model.state_dict())

@@ -1,0 +1,81 @@
+"""Neuron weight change, the score of TSBD. Lin, Liu, Wei, Li, Xiong, NeurIPS 2024.
+
+"Unveiling and Mitigating Backdoor Vulnerabilities based on Unlearning Weight Changes and Backdoor Activeness",
+https://arxiv.org/abs/2405.20291
+
+Make a network forget clean images, and make it forget triggered ones: it is much the same neurons whose weights move
+most. So the first can be done in place of the second, for which a defender has no images. Unlearn on clean images as
+RNP does, then look at how far each filter has moved.
+
+    theta'   = gradient ascent on E[CE(f_theta(x), y)]     until the accuracy is at most ``stop_acc``
+    score(u) = sum |w' - w| over the weights of the filter of u
+
+Units that no filter feeds get NaN, and so do those of shortcuts, which the official code leaves out. Unlearning stops
+by the running accuracy of a pass, as RNP's does; the official code evaluates the defense images after each pass.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from engine.models.neurons import filter_weights, units
+from engine.scores.base import Evidence, Score, Scores
+from engine.scores.rnp import RNP
+from engine.spec import param
+
+#: What networks call the branch that goes past a block.
+SHORTCUTS = {"shortcut", "downsample"}
+
+
+class NWC(Score):
+    """How far a filter moves while the network unlearns clean images."""
+
+    title: ClassVar[str] = "Neuron weight change (TSBD)"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2405.20291"
+
+    unlearn_lr: float = param(1e-4, label="Unlearning rate", help="SGD rate of the ascent on clean loss.", gt=0, le=1)
+    unlearn_passes: int = param(200, label="Unlearning passes", help="At most this many passes.", ge=1, le=200, step=1)
+    stop_acc: float = param(
+        0.1,
+        label="Stop at accuracy",
+        help="Stop once the running training accuracy is this low.",
+        ge=0,
+        le=1,
+        step=0.05,
+    )
+    temperature: float = param(
+        1.0,
+        label="Temperature",
+        help="Of the unlearning loss; above 1, images the network is sure of count too.",
+        ge=1,
+        le=20,
+        step=0.5,
+    )
+    batch: int = param(256, label="Batch size", help="Images per step.", ge=2, le=1024, step=1)
+    augment: bool = param(True, label="Augment", help="Random shift and flip, as in the official code.")
+
+    @property
+    def unlearning(self) -> RNP:
+        """RNP's first stage with these settings, a constant rate and no weight decay."""
+        return RNP(lr_drop=0, weight_decay=0, **self.model_dump())
+
+    def run(self, model: nn.Module, evidence: Evidence) -> Scores:
+        unlearned, _, log = self.unlearning.unlearn(model, evidence)
+        example = evidence.compute.images(torch.zeros_like(evidence.images.x[:1]))  # only its shape matters
+        values = torch.full((len(units(model)),), torch.nan)
+        pairs = zip(
+            units(model).layers, filter_weights(model, example), filter_weights(unlearned, example), strict=True
+        )
+        for layer, before, after in pairs:
+            if before is not None and after is not None and not SHORTCUTS & set(layer.name.split(".")):
+                moved = (after.detach() - before.detach()).double().abs()
+                values[layer.span] = moved.flatten(1).sum(1).float().cpu()
+        if not all(weight.isfinite().all() for weight in unlearned.parameters()):
+            raise ValueError(
+                f"expected unlearning to end somewhere, got infinite weights at the rate {self.unlearn_lr}"
+            )
+        state = {key: value.detach().cpu().clone() for key, value in unlearned.state_dict().items()}
+        return Scores(values, unlearned=state, log={"unlearn": log, "forgot": log[-1]["acc"] <= self.stop_acc})
