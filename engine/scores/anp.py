@@ -8,7 +8,7 @@ images right even while the neurons are shaken; it turns down the neurons that m
 
     min_m  alpha L(m, 0) + (1 - alpha) max_{delta, xi in [-eps, eps]^U} L(m + delta, xi),      m in [0, 1]^U
     L(a, b) = E[CE(f(x; a * gamma, (1 + b) * beta), y)] over clean (x, y)
-    score   = 1 - m; the paper cuts the filters whose mask ends at or below 0.2
+    score   = 1 - m; cut are the filters whose mask ends at or below 0.2 (recalled, not checked)
 
 The inner maximum is taken as in the paper by ``steps`` signed gradient steps from a random place; here they never leave
 the box, while the official code's single step may end at twice eps. Batches are drawn with replacement, and the
@@ -41,7 +41,7 @@ class ANP(Score):
 
     title: ClassVar[str] = "Adversarial neuron perturbation (ANP)"
     paper: ClassVar[str] = "https://arxiv.org/abs/2110.14430"
-    native_rule: ClassVar[str] = "mask at or below 0.2 (the paper's fixed threshold)"
+    native_rule: ClassVar[str] = "mask at or below 0.2 (recalled from the paper, not checked)"
 
     epsilon: float = param(0.4, label="Epsilon", help="Largest relative change of a weight or bias.", ge=0, le=2)
     steps: int = param(1, label="Steps", help="Signed gradient steps to the worst perturbation.", ge=1, le=20, step=1)
