@@ -244,6 +244,20 @@ def _sweep(args: argparse.Namespace, progress: Progress) -> Json:
     return _row(run_sweep(spec, suspect, compute, args.out, progress))
 
 
+def _detect(args: argparse.Namespace, progress: Progress) -> Json:
+    from engine.detect import detect_run, run_detect
+    from engine.detectors import DETECTORS
+    from engine.suspects import load_suspect
+
+    DETECTORS[args.detector]
+    params, unlearn = _groups(args.set, "", "unlearn")
+    compute = _compute(args)
+    suspect = load_suspect(args.suspect, compute)
+    more = {"state": args.state, "samples": args.samples, "seed": args.seed}
+    spec = detect_run(args.suspect, len(suspect.units), args.detector, args.preset, params, unlearn, **more)
+    return _row(run_detect(spec, suspect, compute, args.out, progress))
+
+
 def _export(args: argparse.Namespace, _progress: Progress) -> Json:
     from engine.export import export_run
 
@@ -411,6 +425,16 @@ def parser() -> _Parser:
     sweep.add_argument("--test-samples", type=int, default=2000, help="test images per point, at most")
     scoring(sweep)
 
+    detect = command("detect", _detect, "look for a backdoor with a few clean images; nothing is changed")
+    detect.add_argument("suspect", metavar="SUSPECT", help="a run folder, run:ID of the workspace, or demo:NAME")
+    detect.add_argument("--detector", required=True)
+    detect.add_argument("--preset", help="published (default) or another of the detector's own")
+    detect.add_argument("--samples", type=int, default=500, help="clean images that the defender has")
+    detect.add_argument(
+        "--state", choices=["suspect", "unlearned"], default="suspect", help="unlearned: what is left when RNP forgot"
+    )
+    running(detect)
+
     looking = command("inspect", _inspect, "say what an untrusted checkpoint holds; nothing in it is executed")
     looking.add_argument("file", metavar="FILE", type=Path)
 
@@ -433,7 +457,9 @@ def parser() -> _Parser:
     running(taking)
 
     listing = command("list", _list, "what there is")
-    listing.add_argument("what", metavar="WHAT", help="attacks, defenses, scores, repairs, models, datasets or demos")
+    listing.add_argument(
+        "what", metavar="WHAT", help="attacks, defenses, scores, repairs, detectors, models, datasets or demos"
+    )
 
     export = command("export", _export, "write a model that plain torch loads, with its card")
     export.add_argument("run", metavar="RUN")
