@@ -198,7 +198,7 @@ def scoring_values(args: argparse.Namespace, name: str, units: int) -> dict[str,
     """What ``defend`` and ``sweep`` share in their specifications, for a suspect of so many units."""
     from engine.defenses import DEFENSES
 
-    params, policy, repair = _groups(args.set, "", "policy", "repair")
+    params, policy, repair, recovery = _groups(args.set, "", "policy", "repair", "trigger")
     params |= {f"repair.{key}": value for key, value in repair.items()}
     defense = DEFENSES[name]
     for key in ("tolerance", "threshold", "fraction"):
@@ -211,6 +211,7 @@ def scoring_values(args: argparse.Namespace, name: str, units: int) -> dict[str,
         "params": params,
         "samples": args.samples,
         "trigger": args.trigger,
+        "recovery": recovery,
         "mode": args.mode,
         "training": args.training,
         "policy": {"name": args.policy or defense.policy, **policy},
@@ -403,7 +404,9 @@ def parser() -> _Parser:
         sub.add_argument("suspect", metavar="SUSPECT", help="a run folder, run:ID of the workspace, or demo:NAME")
         sub.add_argument("--preset", help="published, small (default: by the size of the network)")
         sub.add_argument("--samples", type=int, default=500, help="clean images that the defender has")
-        sub.add_argument("--trigger", choices=["none", "true"], default="none", help="true: oracle")
+        triggers = ["none", "true", "recovered"]
+        how = "true: oracle; recovered: the one that Neural Cleanse finds (--set trigger.KEY=VALUE for its settings)"
+        sub.add_argument("--trigger", choices=triggers, default="none", help=how)
         sub.add_argument(
             "--training", action="store_true", help="give the defender the suspect's training set, as it was poisoned"
         )
