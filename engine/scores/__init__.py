@@ -3,6 +3,7 @@
 from engine.registry import Registry
 from engine.scores.activation import Activation
 from engine.scores.base import Evidence, Score, Scores
+from engine.scores.grad_prune import GradPrune
 from engine.scores.random_order import RandomOrder
 from engine.scores.rnp import RNP
 from engine.scores.tac import TAC
@@ -11,6 +12,7 @@ from engine.scores.unlearning_gradient import UnlearningGradient
 SCORES: Registry[type[Score]] = Registry("score")
 SCORES.add("rnp", RNP)
 SCORES.add("unlearning_gradient", UnlearningGradient)
+SCORES.add("grad_prune", GradPrune)
 SCORES.add("activation", Activation)
 SCORES.add("tac", TAC)
 SCORES.add("random", RandomOrder)
