@@ -92,12 +92,15 @@ class GradPrune(Score):
         """How many of the cuts the best state has: 0 if none helped."""
         best, accepted = start["loss"], 0
         for k, row in enumerate(rows):
-            if row["loss"] < best and start["acc"] - row["acc"] < self.limit:
+            if row["loss"] < best and not self._too_much(start, row):
                 best, accepted = row["loss"], k + 1
         return accepted
 
+    def _too_much(self, start: dict[str, float], row: dict[str, Any]) -> bool:
+        return bool(start["acc"] - row["acc"] > self.limit - 1e-6)  # 1 - 0.9 is a little less than 0.1
+
     def _over(self, start: dict[str, float], rows: list[dict[str, Any]]) -> bool:
-        if rows and start["acc"] - rows[-1]["acc"] >= self.limit:
+        if rows and self._too_much(start, rows[-1]):
             return True
         return len(rows) - self._accepted(start, rows) >= self.patience
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from engine.cli import main
 from engine.compute import Compute, generator
 from engine.detectors import DETECTORS, neural_cleanse
-from engine.detectors.neural_cleanse import NeuralCleanse, Search, anomaly
+from engine.detectors.neural_cleanse import NeuralCleanse, anomaly
+from engine.detectors.patches import Search
 from engine.models.base import Classifier
 from engine.runs.checkpoints import Keep
 from engine.runs.store import open_run

@@ -12,7 +12,8 @@ from engine.attacks.recovered import Recovered
 from engine.cli import main
 from engine.compute import Compute
 from engine.detectors import Detection
-from engine.detectors.neural_cleanse import NeuralCleanse, Search
+from engine.detectors.neural_cleanse import NeuralCleanse
+from engine.detectors.patches import Search
 from engine.detectors.recovery import recover, trigger_of
 from engine.runs.checkpoints import Keep
 from engine.runs.store import open_run
