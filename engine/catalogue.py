@@ -9,6 +9,7 @@ from engine import demos
 from engine.attacks import ATTACKS, Attack
 from engine.data import DATASETS
 from engine.defenses import DEFENSES
+from engine.detectors import DETECTORS
 from engine.models import MODELS
 from engine.repairs import REPAIRS
 from engine.scores import SCORES
@@ -94,6 +95,22 @@ def _repairs() -> list[Row]:
     ]
 
 
+def _detectors() -> list[Row]:
+    return [
+        {
+            "name": name,
+            "title": detector.title,
+            "about": _first_line(detector.__doc__),
+            "paper": detector.paper,
+            "rule": detector.rule,
+            "needs": list(detector.needs),
+            "presets": {key: dict(settings) for key, settings in detector.presets.items()},
+            "settings": _settings(detector),
+        }
+        for name, detector in DETECTORS.items()
+    ]
+
+
 def _models() -> list[Row]:
     return [
         {"name": n, "title": m.title, "about": m.about, "paper": m.paper, "width": m.width} for n, m in MODELS.items()
@@ -134,6 +151,7 @@ KINDS: dict[str, Callable[[], list[Row]]] = {
     "defenses": _defenses,
     "scores": _scores,
     "repairs": _repairs,
+    "detectors": _detectors,
     "models": _models,
     "datasets": _datasets,
     "demos": _demos,

@@ -198,7 +198,7 @@ def scoring_values(args: argparse.Namespace, name: str, units: int) -> dict[str,
     """What ``defend`` and ``sweep`` share in their specifications, for a suspect of so many units."""
     from engine.defenses import DEFENSES
 
-    params, policy, repair = _groups(args.set, "", "policy", "repair")
+    params, policy, repair, recovery = _groups(args.set, "", "policy", "repair", "trigger")
     params |= {f"repair.{key}": value for key, value in repair.items()}
     defense = DEFENSES[name]
     for key in ("tolerance", "threshold", "fraction"):
@@ -211,6 +211,7 @@ def scoring_values(args: argparse.Namespace, name: str, units: int) -> dict[str,
         "params": params,
         "samples": args.samples,
         "trigger": args.trigger,
+        "recovery": recovery,
         "mode": args.mode,
         "training": args.training,
         "policy": {"name": args.policy or defense.policy, **policy},
@@ -242,6 +243,20 @@ def _sweep(args: argparse.Namespace, progress: Progress) -> Json:
 
     spec = SweepRun.build(values, points=args.points, test_samples=args.test_samples)
     return _row(run_sweep(spec, suspect, compute, args.out, progress))
+
+
+def _detect(args: argparse.Namespace, progress: Progress) -> Json:
+    from engine.detect import detect_run, run_detect
+    from engine.detectors import DETECTORS
+    from engine.suspects import load_suspect
+
+    DETECTORS[args.detector]
+    params, unlearn = _groups(args.set, "", "unlearn")
+    compute = _compute(args)
+    suspect = load_suspect(args.suspect, compute)
+    more = {"state": args.state, "samples": args.samples, "seed": args.seed}
+    spec = detect_run(args.suspect, len(suspect.units), args.detector, args.preset, params, unlearn, **more)
+    return _row(run_detect(spec, suspect, compute, args.out, progress))
 
 
 def _export(args: argparse.Namespace, _progress: Progress) -> Json:
@@ -389,7 +404,9 @@ def parser() -> _Parser:
         sub.add_argument("suspect", metavar="SUSPECT", help="a run folder, run:ID of the workspace, or demo:NAME")
         sub.add_argument("--preset", help="published, small (default: by the size of the network)")
         sub.add_argument("--samples", type=int, default=500, help="clean images that the defender has")
-        sub.add_argument("--trigger", choices=["none", "true"], default="none", help="true: oracle")
+        triggers = ["none", "true", "recovered"]
+        how = "true: oracle; recovered: the one that Neural Cleanse finds (--set trigger.KEY=VALUE for its settings)"
+        sub.add_argument("--trigger", choices=triggers, default="none", help=how)
         sub.add_argument(
             "--training", action="store_true", help="give the defender the suspect's training set, as it was poisoned"
         )
@@ -410,6 +427,16 @@ def parser() -> _Parser:
     sweep.add_argument("--points", type=int, default=50)
     sweep.add_argument("--test-samples", type=int, default=2000, help="test images per point, at most")
     scoring(sweep)
+
+    detect = command("detect", _detect, "look for a backdoor with a few clean images; nothing is changed")
+    detect.add_argument("suspect", metavar="SUSPECT", help="a run folder, run:ID of the workspace, or demo:NAME")
+    detect.add_argument("--detector", required=True)
+    detect.add_argument("--preset", help="published (default) or another of the detector's own")
+    detect.add_argument("--samples", type=int, default=500, help="clean images that the defender has")
+    detect.add_argument(
+        "--state", choices=["suspect", "unlearned"], default="suspect", help="unlearned: what is left when RNP forgot"
+    )
+    running(detect)
 
     looking = command("inspect", _inspect, "say what an untrusted checkpoint holds; nothing in it is executed")
     looking.add_argument("file", metavar="FILE", type=Path)
@@ -433,7 +460,9 @@ def parser() -> _Parser:
     running(taking)
 
     listing = command("list", _list, "what there is")
-    listing.add_argument("what", metavar="WHAT", help="attacks, defenses, scores, repairs, models, datasets or demos")
+    listing.add_argument(
+        "what", metavar="WHAT", help="attacks, defenses, scores, repairs, detectors, models, datasets or demos"
+    )
 
     export = command("export", _export, "write a model that plain torch loads, with its card")
     export.add_argument("run", metavar="RUN")

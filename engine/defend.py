@@ -10,9 +10,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from engine.attacks.recovered import Recovered
 from engine.compute import Compute, generator, steady
 from engine.data.base import draw
 from engine.defenses import DEFENSES
+from engine.detectors.neural_cleanse import NeuralCleanse
+from engine.detectors.recovery import recover
 from engine.explain.activations import mean_outputs
 from engine.metrics import Answers, TestSet, answers, der, der_interval, paired_interval
 from engine.models.base import Classifier
@@ -37,8 +40,14 @@ class Scoring(Spec):
     preset: str = "published"
     params: dict[str, Any] = {}
     samples: int = param(500, label="Defense images", help="Clean images that the defender has.", ge=1, step=100)
-    trigger: Literal["none", "true"] = param(
-        "none", label="Trigger", help="Which trigger scores may use; true: oracle."
+    trigger: Literal["none", "true", "recovered"] = param(
+        "none",
+        label="Trigger",
+        help="Which trigger scores and repairs may use; true: oracle; recovered: what Neural Cleanse finds.",
+    )
+    # Left out of the record where there are none, so that the run ids of other defenses do not change.
+    recovery: dict[str, Any] = param(
+        {}, label="Recovery", help="Settings of Neural Cleanse.", exclude_if=lambda given: not given
     )
     # Left out of the record where it is not given, so that the run ids of other defenses do not change.
     training: bool = param(
@@ -85,18 +94,38 @@ class Decision:
 def evidence_for(spec: Scoring, suspect: Suspect, compute: Compute, progress: Progress = silent) -> Evidence:
     """The defender's images, and the true trigger and the training set if the specification allows them.
 
+    A trigger that is to be recovered is not there yet: see :func:`with_trigger`.
+
     Raises:
         ValueError: if more images are asked for than the pool has, or there is no trigger or training set to use.
     """
+    if spec.recovery and spec.trigger != "recovered":
+        raise ValueError(f"expected settings of the recovery with --trigger recovered, got it with {spec.trigger}")
+    NeuralCleanse.build(spec.recovery)
     if spec.trigger == "true" and suspect.attack is None:
         raise ValueError(
             f"expected a suspect with a known trigger for --trigger true, got {suspect.name}, which has none"
         )
     images = draw(suspect.data.pool, spec.samples, generator(spec.seed, "defense images"))
-    trigger = suspect.attack if spec.trigger == "true" else None
+    trigger = suspect.attack if spec.trigger == "true" else Recovered() if spec.trigger == "recovered" else None
     training = training_set(suspect, compute) if spec.training else None
-    evidence = Evidence(images, spec.seed, compute, trigger, trigger is not None, progress, training=training)
+    evidence = Evidence(images, spec.seed, compute, trigger, spec.trigger == "true", progress, training=training)
     return replace(evidence, fresh=untrained(suspect), mode=spec.mode)
+
+
+def with_trigger(
+    spec: Scoring, suspect: Suspect, evidence: Evidence, draft: Draft
+) -> tuple[Evidence, dict[str, Any], Progress]:
+    """The evidence with a recovered trigger where that is asked for, what the result says of it, and what is left of
+    the progress.
+    """
+    if spec.trigger != "recovered":
+        return replace(evidence, keep=draft.keep), {}, evidence.progress
+    first = replace(evidence, progress=stage(evidence.progress, 0, 0.2), keep=draft.keep.part("trigger"))
+    trigger, about = recover(NeuralCleanse.build(spec.recovery), suspect.model, first)
+    draft.arrays("recovered", {key: value.numpy() for key, value in trigger.state.items()})
+    rest = stage(evidence.progress, 0.2, 1)
+    return replace(evidence, trigger=trigger, progress=rest, keep=draft.keep), {"recovered": about}, rest
 
 
 def build(spec: Scoring) -> tuple[Score | None, Repair | None]:
@@ -218,7 +247,8 @@ def run_defend(
             refuse_without(part, evidence)
     with new_run(asked, _inputs(suspect, spec), out) as draft:
         steady(draft.keep)
-        evidence = replace(evidence, keep=draft.keep)
+        given = replace(evidence, progress=progress)
+        evidence, about_trigger, progress = with_trigger(spec, suspect, given, draft)
         half = 0.5 if score and repair else 0.95 * (repair is None)
         decision = decide(spec, suspect, replace(evidence, progress=stage(progress, 0, half)))
         model, found = _cut_copy(suspect, decision.cut, spec.mode), None
@@ -247,6 +277,7 @@ def run_defend(
             "native": decision.scores.native,
             "mode": spec.mode,
             "samples": spec.samples,
+            **about_trigger,
             **measured,
             "heldout": decision.held_out.rows() if decision.held_out else [],
             "settings": {
@@ -271,7 +302,8 @@ def run_sweep(
         return known
     with new_run(asked, _inputs(suspect, spec), out) as draft:
         steady(draft.keep)
-        decision = decide(spec, suspect, replace(evidence, keep=draft.keep))
+        evidence, about_trigger, _ = with_trigger(spec, suspect, evidence, draft)
+        decision = decide(spec, suspect, evidence)
         scores, values = decision.scores, decision.scores.values.numpy()
         test = suspect.test_set().head(spec.test_samples)
         counts, then = counts_for(values, spec.points), stage(progress, 0.6, 1)
@@ -293,6 +325,7 @@ def run_sweep(
             "layers": layer_rows(suspect.units),
             "classes": list(suspect.data.classes),
             "mode": spec.mode,
+            **about_trigger,
             "points": rows,
             "n": _numbers(test),
             "heldout": decision.held_out.rows() if decision.held_out else [],

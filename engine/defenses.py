@@ -100,6 +100,17 @@ DEFENSES.add(
     ),
 )
 DEFENSES.add(
+    "grad_prune",
+    Defense(
+        "Grad-Prune",
+        "Cut the filter that would change most if triggered images had to be answered correctly, ask again, stop when "
+        "it no longer helps; then tune on clean and triggered images.",
+        "grad_prune",
+        repair="joint",
+        policy="native",
+    ),
+)
+DEFENSES.add(
     "activation",
     Defense(
         "Fine-Pruning, cutting only",
@@ -190,5 +201,33 @@ DEFENSES.add(
         "Cut the units that clean images miss least when each is cut alone; with the true trigger, those that the "
         "backdoor misses most.",
         "ablation",
+    ),
+)
+DEFENSES.add(
+    "joint",
+    Defense(
+        "Joint fine-tuning",
+        "Train on clean images and on the same images with the trigger, all with their true labels.",
+        repair="joint",
+    ),
+)
+DEFENSES.add(
+    "neural_cleanse",
+    Defense(
+        "Neural Cleanse",
+        "Look for the trigger, then train on clean images of which a fifth carry it with their true labels.",
+        # A quarter of the passes; the rate still falls to zero at the end.
+        presets={"published": {}, "quick": {"epochs": 20, "search": 20}},
+        repair="neural_cleanse",
+    ),
+)
+DEFENSES.add(
+    "influence",
+    Defense(
+        "Influence removal",
+        "Remove the training samples that taught the answer to the trigger, and train a fresh network on the rest.",
+        # As the small attack models are trained: few passes at a high rate.
+        presets={"published": {}, "quick": {"epochs": 4, "lr": 0.1, "augment": False}},
+        repair="influence",
     ),
 )

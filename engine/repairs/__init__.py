@@ -8,5 +8,14 @@ from engine.repairs.gradient_norm import GradientNorm
 REPAIRS: Registry[type[Repair]] = Registry("repair")
 REPAIRS.add("fine_tuning", FineTuning)
 REPAIRS.add("gradient_norm", GradientNorm)
+from engine.repairs.influence import Influence
+from engine.repairs.joint import Joint
+from engine.repairs.neural_cleanse import NeuralCleanseUnlearning
+
+REPAIRS: Registry[type[Repair]] = Registry("repair")
+REPAIRS.add("fine_tuning", FineTuning)
+REPAIRS.add("joint", Joint)
+REPAIRS.add("neural_cleanse", NeuralCleanseUnlearning)
+REPAIRS.add("influence", Influence)
 
 __all__ = ["REPAIRS", "Repair", "Repaired"]

@@ -43,6 +43,7 @@ def tune(
     step: Step | None = None,
     modules: Mapping[str, nn.Module] | None = None,
     enough: Callable[[list[dict[str, float]]], bool] | None = None,
+    after: Callable[[list[dict[str, float]]], dict[str, float]] | None = None,
     share: tuple[float, float] = (0.0, 1.0),
 ) -> list[dict[str, float]]:
     """Train ``model`` in place on clean images; returns loss and accuracy of each pass (running, in training mode).
@@ -54,6 +55,7 @@ def tune(
         step: the gradients of a batch; those of the cross-entropy if not given.
         modules: others that the step changes, to be kept with the model.
         enough: given the rows so far, whether to stop before all epochs are done.
+        after: given the rows before, what else a pass's row holds: measured when its last step is done.
         share: which part of the whole work this is, for the progress.
     """
     images, compute = images or evidence.images, evidence.compute
@@ -92,7 +94,7 @@ def tune(
             seen += len(y)
         if schedule is not None:
             schedule.step()
-        log.append({"loss": loss_sum / seen, "acc": right / seen})
+        log.append({"loss": loss_sum / seen, "acc": right / seen, **(after(log) if after else {})})
         done = share[0] + (share[1] - share[0]) * (turn + 1) / how.epochs
         evidence.progress(f"{name}, pass {turn + 1} of {how.epochs}", done, loss=log[-1]["loss"])
     return log

@@ -8,6 +8,7 @@ from engine.scores.base import Evidence, Score, Scores
 from engine.scores.bnp import BNP
 from engine.scores.clp import CLP
 from engine.scores.nwc import NWC
+from engine.scores.grad_prune import GradPrune
 from engine.scores.random_order import RandomOrder
 from engine.scores.rnp import RNP
 from engine.scores.tac import TAC
@@ -17,6 +18,7 @@ from engine.scores.weight_magnitude import WeightMagnitude
 SCORES: Registry[type[Score]] = Registry("score")
 SCORES.add("rnp", RNP)
 SCORES.add("unlearning_gradient", UnlearningGradient)
+SCORES.add("grad_prune", GradPrune)
 SCORES.add("activation", Activation)
 SCORES.add("tac", TAC)
 SCORES.add("random", RandomOrder)

@@ -75,7 +75,7 @@ class Needy(Protocol):
 def refuse_without(what: Needy, evidence: Evidence) -> None:
     """Refuse, in one line, evidence that lacks what a score or repair needs."""
     missing = {
-        "trigger": (evidence.trigger, "a trigger", "choose --trigger true (oracle)"),
+        "trigger": (evidence.trigger, "a trigger", "choose --trigger true (oracle) or recovered"),
         "training": (evidence.training, "the training set", "choose --training"),
         "fresh": (evidence.fresh, "a known architecture", "there is no untrained network to begin with"),
     }

@@ -137,7 +137,9 @@ def test_export_loads_in_plain_torch(suspect: Path, tmp_path: Path, capsys: pyte
     )
 
 
-@pytest.mark.parametrize("what", ["attacks", "defenses", "scores", "models", "datasets", "demos"])
+@pytest.mark.parametrize(
+    "what", ["attacks", "defenses", "scores", "repairs", "detectors", "models", "datasets", "demos"]
+)
 def test_list(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     rows = run(capsys, "list", what)
     assert isinstance(rows, list)
