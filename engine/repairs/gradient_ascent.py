@@ -117,12 +117,10 @@ class GradientAscent(Tuning, Repair):
     def _fisher(self, model: nn.Module, evidence: Evidence) -> dict[str, Tensor]:
         if not self.ewc:
             return {}
-        names = {name.replace(".", "/"): name for name, _ in model.named_parameters()}
         if saved := evidence.keep.read("fisher"):
             device = evidence.compute.torch_device
-            return {names[key]: torch.from_numpy(value.copy()).to(device) for key, value in saved[0].items()}
+            return {name: torch.from_numpy(value.copy()).to(device) for name, value in saved[0].items()}
         found = fisher(model, evidence.images, evidence)
         if evidence.keep.worth:
-            arrays = {key: found[name].cpu().contiguous().numpy() for key, name in names.items()}
-            evidence.keep.write("fisher", arrays, None)
+            evidence.keep.write("fisher", {name: f.cpu().contiguous().numpy() for name, f in found.items()}, None)
         return found
