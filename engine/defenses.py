@@ -180,8 +180,8 @@ DEFENSES.add(
         repair="mcr",
     ),
 )
-#: The paper finds its trigger with a generator and tells its rates for that; here a trigger is given, and the settings
-#: are Unmask's own.
+#: The settings are Unmask's own, not the paper's, which also finds its trigger; here one is given. Ten to twenty logits
+#: of margin, as trained networks have, leave no slope at temperature 1.
 DEFENSES.add(
     "gradient_ascent",
     Defense(

@@ -33,7 +33,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "mcr": {"epochs": 2, "tuned_epochs": 2, "lr": 0.01, "points": 3, **FEW},
     # The planted network is surer of its trigger than a trained one.
     "gradient_ascent": {"epochs": 5, "lr": 0.01, "temperature": 20, "ewc": 1, **FEW},
-    "i_bau": {"rounds": 2, "lr": 0.005, "inner_lr": 100, "bound": 2, "portion": 0.1, "batch": 50},
+    "i_bau": {"rounds": 3, "lr": 0.005, "inner_lr": 100, "bound": 2, "portion": 0.1, "batch": 50},
 }
 
 
