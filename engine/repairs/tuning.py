@@ -1,4 +1,4 @@
-"""The loop that repairs share: a few passes of SGD over clean images, with what was cut held at zero."""
+"""The loop that repairs share: a few passes over clean images, with what was cut held at zero."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from engine.data.base import Images
 from engine.models.masking import apply_cut
-from engine.resume import passes
+from engine.resume import Schedule, passes
 from engine.scores.base import Evidence
 from engine.spec import Spec, param
 from engine.train import batches, shift_and_flip
@@ -22,15 +22,36 @@ parameters (by ``backward``) and returns loss and logits (N, classes)."""
 
 
 class Tuning(Spec):
-    """How a repair descends; the defaults are those of BackdoorBench's fine-tuning."""
+    """How a repair descends; the defaults are those of BackdoorBench's fine-tuning.
+
+    The schedule ``drop`` divides the rate by 10 after the first tenth of the epochs.
+    """
 
     epochs: int = param(100, label="Epochs", help="Passes over the clean images.", ge=1, le=1000, step=1)
-    lr: float = param(0.01, label="Rate", help="SGD rate at the start.", gt=0, le=10)
-    momentum: float = param(0.9, label="Momentum", help="SGD momentum.", ge=0, lt=1)
-    weight_decay: float = param(5e-4, label="Weight decay", help="SGD weight decay.", ge=0, le=1)
+    lr: float = param(0.01, label="Rate", help="Step size at the start.", gt=0, le=10)
+    momentum: float = param(0.9, label="Momentum", help="SGD momentum; Adam's first decay.", ge=0, lt=1)
+    weight_decay: float = param(5e-4, label="Weight decay", help="Weight decay of the optimizer.", ge=0, le=1)
     batch: int = param(256, label="Batch size", help="Images per step.", ge=2, le=4096, step=1)
     augment: bool = param(True, label="Augment", help="Random shift by up to 4 pixels and horizontal flip.")
-    schedule: Literal["cosine", "constant"] = param("cosine", label="Schedule", help="Of the rate, over all epochs.")
+    schedule: Literal["cosine", "constant", "drop"] = param(
+        "cosine", label="Schedule", help="Of the rate, over all epochs; drop: a tenth of it after a tenth of them."
+    )
+    optimizer: Literal["sgd", "adam"] = param("sgd", label="Optimizer", help="What takes the steps.")
+
+    def steps(self, parameters: list[nn.Parameter]) -> tuple[torch.optim.Optimizer, Schedule | None]:
+        """What moves the parameters, and how its rate changes from epoch to epoch."""
+        optimizer: torch.optim.Optimizer
+        if self.optimizer == "adam":
+            betas = (self.momentum, 0.999)
+            optimizer = torch.optim.Adam(parameters, self.lr, betas, weight_decay=self.weight_decay)
+        else:
+            optimizer = torch.optim.SGD(parameters, self.lr, self.momentum, weight_decay=self.weight_decay)
+        if self.schedule == "cosine":
+            return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs)
+        if self.schedule == "drop":
+            first = max(1, self.epochs // 10)
+            return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: 1.0 if done < first else 0.1)
+        return optimizer, None
 
 
 def tune(
@@ -45,6 +66,7 @@ def tune(
     enough: Callable[[list[dict[str, float]]], bool] | None = None,
     after: Callable[[list[dict[str, float]]], dict[str, float]] | None = None,
     share: tuple[float, float] = (0.0, 1.0),
+    rng: torch.Generator | None = None,
 ) -> list[dict[str, float]]:
     """Train ``model`` in place on clean images; returns loss and accuracy of each pass (running, in training mode).
 
@@ -57,13 +79,14 @@ def tune(
         enough: given the rows so far, whether to stop before all epochs are done.
         after: given the rows before, what else a pass's row holds: measured when its last step is done.
         share: which part of the whole work this is, for the progress.
+        rng: what the batches are drawn with, where the step draws from it, too: it is kept with the model.
     """
     images, compute = images or evidence.images, evidence.compute
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(parameters, how.lr, how.momentum, weight_decay=how.weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, how.epochs) if how.schedule == "cosine" else None
-    rng, log = evidence.rng(name), []  # type: torch.Generator, list[dict[str, float]]
+    optimizer, schedule = how.steps(parameters)
+    rng = rng or evidence.rng(name)
+    log: list[dict[str, float]] = []
 
     def plain(x: Tensor, y: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG001
         with compute.autocast():

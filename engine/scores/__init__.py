@@ -7,8 +7,8 @@ from engine.scores.anp import ANP
 from engine.scores.base import Evidence, Score, Scores
 from engine.scores.bnp import BNP
 from engine.scores.clp import CLP
-from engine.scores.nwc import NWC
 from engine.scores.grad_prune import GradPrune
+from engine.scores.nwc import NWC
 from engine.scores.random_order import RandomOrder
 from engine.scores.rnp import RNP
 from engine.scores.tac import TAC

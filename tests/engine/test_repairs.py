@@ -15,17 +15,29 @@ from engine.compute import Compute, generator
 from engine.metrics import Answers, TestSet, answers
 from engine.models.neurons import no_units
 from engine.repairs import REPAIRS
+from engine.runs.checkpoints import Keep
 from engine.runs.store import open_run
 from engine.scores import Evidence
+from tests.interrupted import assert_resumes
 from tests.tiny import Planted, tiny_model
 
+FEW: dict[str, Any] = {"batch": 50, "augment": False}
 #: Settings with which a repair is quick on the shapes.
 SETTINGS: dict[str, dict[str, Any]] = {
-    "fine_tuning": {"epochs": 3, "lr": 0.02, "batch": 50, "augment": False},
     "gradient_norm": {"epochs": 3, "lr": 0.02, "batch": 50, "augment": False},
     "joint": {"epochs": 5, "batch": 45},
     "neural_cleanse": {"epochs": 3, "batch": 50, "augment": False, "search": 3},
     "influence": {"epochs": 6, "lr": 0.05, "batch": 50, "augment": False},
+    "fine_tuning": {"epochs": 3, "lr": 0.02, **FEW},
+    "ft_sam": {"epochs": 3, "lr": 0.02, **FEW},
+    "nad": {"epochs": 4, "teacher_epochs": 2, "lr": 0.02, **FEW},
+    "seam": {"epochs": 20, "lr": 0.01, **FEW},
+    "distillation": {"epochs": 12, **FEW},
+    "retrain": {"epochs": 10, **FEW},
+    "mcr": {"epochs": 2, "tuned_epochs": 2, "lr": 0.01, "points": 3, **FEW},
+    # The planted network is surer of its trigger than a trained one.
+    "gradient_ascent": {"epochs": 5, "lr": 0.01, "temperature": 20, "ewc": 1, **FEW},
+    "i_bau": {"rounds": 3, "lr": 0.005, "inner_lr": 100, "bound": 2, "portion": 0.1, "batch": 50},
 }
 #: These take a trigger if there is one, and do without if there is none.
 MAY_USE_TRIGGER = ("neural_cleanse",)
@@ -78,6 +90,19 @@ def test_what_is_missing_is_refused(name: str, planted: Planted, compute: Comput
         if need in repair.needs:
             with pytest.raises(ValueError, match=f"^expected {words} for {repair.title}, got none; "):
                 repair(planted.model, evidence(planted, compute, **{need: None}))
+
+
+@pytest.mark.parametrize("name", list(REPAIRS))
+def test_an_interrupted_repair_goes_on_with_the_same_bits(
+    name: str, planted: Planted, compute: Compute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNMASK_CHECKPOINT_SECONDS", "0")
+    repair = REPAIRS[name].build(SETTINGS.get(name))
+
+    def work(keep: Keep) -> dict[str, torch.Tensor]:
+        return repair(planted.model, evidence(planted, compute, keep=keep)).model.state_dict()
+
+    assert_resumes(work, tmp_path, [1, 0])
 
 
 def test_commands(shapes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

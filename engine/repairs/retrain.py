@@ -1,0 +1,39 @@
+"""Retraining from scratch: the safest repair and the dearest.
+
+https://arxiv.org/abs/2411.13731 (full retraining as the reference of unlearning), schedule of ResNets on CIFAR.
+
+A new network is trained on the clean images alone. It has no backdoor, since nothing of the suspect is left: its ASR is
+what the trigger does to any network, the floor of what a defense can reach. Its accuracy is what the clean images are
+worth without the suspect, which a defense that keeps the suspect's knowledge should exceed; with 500 images, by far.
+
+    min_theta  E[CE(f_theta(x), y)]   from random weights
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+from torch import nn
+
+from engine.repairs.base import Repair, Repaired
+from engine.repairs.tuning import Tuning, tune
+from engine.scores.base import Evidence
+from engine.spec import param
+
+
+class Retrain(Tuning, Repair):
+    """A new network of the same architecture, trained on the clean images."""
+
+    title: ClassVar[str] = "Retraining"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2411.13731"
+    needs: ClassVar[tuple[str, ...]] = ("images", "labels", "fresh")
+
+    lr: float = param(0.1, label="Rate", help="Step size at the start.", gt=0, le=10)
+    batch: int = param(128, label="Batch size", help="Images per step.", ge=2, le=4096, step=1)
+
+    def run(self, model: nn.Module, evidence: Evidence) -> Repaired:  # noqa: ARG002
+        assert evidence.fresh is not None
+        fresh = evidence.compute.model(evidence.fresh(evidence.rng("new weights")))
+        # The cut is of the suspect's units; the new network has others.
+        return Repaired(fresh, log={"tune": tune(fresh, replace(evidence, cut=None), self)})
