@@ -38,18 +38,35 @@ DEMOS = {
     "clean": "Clean twin",
 }
 #: Offered in this order; what else a workspace holds comes after them.
-SCORES = ("rnp", "activation", "unlearning_gradient", "tac", "random")
+SCORES = (
+    "rnp", "activation", "anp", "clp", "bnp", "nwc", "weight_magnitude", "ablation", "unlearning_gradient",
+    "grad_prune", "tac", "random",
+)  # fmt: skip
 _LABELS = {
     "rnp": "RNP",
     "activation": "Activation",
+    "anp": "ANP",
+    "clp": "CLP",
+    "bnp": "BNP",
+    "nwc": "NWC",
+    "weight_magnitude": "Weights",
+    "ablation": "Ablation",
     "unlearning_gradient": "Gradient",
+    "grad_prune": "Grad-Prune",
     "tac": "TAC",
     "random": "Random",
 }
 _MEANINGS = {
     "rnp": "1 \u2212 RNP mask",
     "activation": "Fine-pruning score (\u2212 mean activation)",
+    "anp": "1 \u2212 ANP mask",
+    "clp": "Channel Lipschitz bound, standard deviations above its layer's mean",
+    "bnp": "Change of batch-norm statistics, standard deviations above its layer's mean",
+    "nwc": "Weight change under clean unlearning",
+    "weight_magnitude": "Minus the size of the weights",
+    "ablation": "Effect of cutting the unit alone",
     "unlearning_gradient": "Unlearning gradient",
+    "grad_prune": "Order of Grad-Prune's choice",
     "tac": "Trigger-activated change",
     "random": "Random order",
 }

@@ -61,7 +61,7 @@ class DefenseEntry(Spec):
     label: str = ""
     preset: str | None = None
     settings: Settings = {}
-    trigger: Literal["none", "true"] = "none"
+    trigger: Literal["none", "true", "recovered"] = "none"
     training: bool = False
     mode: Mode = "scale"
     policy: Policy | None = None
