@@ -48,10 +48,10 @@ class FeatureCollision(Attack):
     presets: ClassVar[Mapping[str, Preset]] = {
         "paper": Preset(),
         "small": Preset(
-            {"target": 6, "rate": 0.4, "chosen": "nearest", "watermark": 0.2, "iterations": 20},
+            {"target": 6, "rate": 0.8, "chosen": "nearest", "watermark": 0.3, "iterations": 20},
             (
                 "The wanted answer is class 6, which many test images of other classes resemble.",
-                "Two fifths of the target class are poisoned, sixty poisons for each target, since one model serves "
+                "Four fifths of the target class are poisoned, 120 poisons for each target, since one model serves "
                 "all of them on thirty times as many clean images as in the paper.",
                 "The targets are those test images that the clean model, which answers them rightly, most nearly gives "
                 "the wanted answer (the paper tries outliers, too): others lie among too many of their own class.",
@@ -59,7 +59,7 @@ class FeatureCollision(Attack):
                 "They are optimised for 20 steps, which take as long as an ordinary epoch.",
             ),
         ),
-        "strong": Preset({"rate": 0.6, "chosen": "nearest", "watermark": 0.3}),
+        "strong": Preset({"rate": 1.0, "chosen": "nearest", "watermark": 0.3}),
         "stealthy": Preset({"rate": 0.05, "similarity": 1.0}),
     }
 
