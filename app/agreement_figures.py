@@ -9,22 +9,29 @@ import numpy as np
 
 from app.agreement import Agreement, by_chance, jaccard, rank_agreement, shared, sizes
 from app.figures import Chart, Table, layout
-from app.palette import Measure, Theme, count, percent
+from app.palette import LIGHT, Measure, Theme, count, percent
 
 #: Classes up to which each cell of a confusion matrix says its share.
 _READABLE = 12
 
 
 def overlap(a: np.ndarray, b: np.ndarray, names: tuple[str, str], k: int, theme: Theme, height: int = 270) -> Chart:
-    """The Jaccard index of the ``k`` most suspicious units of two scores (U,), for every ``k``."""
+    """The Jaccard index of the ``k`` most suspicious units of two scores (U,), for every ``k``.
+
+    Only units that both score count: NaN means that one of them leaves a unit out.
+    """
+    both = np.isfinite(a) & np.isfinite(b)
+    a, b = np.where(both, a, np.nan), np.where(both, b, np.nan)
     found: Agreement = rank_agreement(a, b)
+    k = min(k, found.units)
     x = sizes(found.units, k)
     y = [round(jaccard(a, b, n), 4) for n in x]
     chance = [round(by_chance(n, found.units), 4) for n in x]
     here = jaccard(a, b, k)
     common = round(shared(a, b, k))
     rank = "one of them says the same of all" if found.rank is None else f"rank agreement is {_signed(found.rank)}"
-    title = f"{names[0]} and {names[1]} share {count(common)} of their {count(k)} most suspicious units; {rank}."
+    whole = "" if found.units == len(a) else f" among the {count(found.units)} that both score"
+    title = f"{names[0]} and {names[1]} share {count(common)} of their {count(k)} most suspicious units{whole}; {rank}."
     data: list[dict[str, Any]] = [
         {
             "type": "scatter", "mode": "lines", "x": x, "y": chance, "hoverinfo": "skip", "name": "by chance",
@@ -36,11 +43,11 @@ def overlap(a: np.ndarray, b: np.ndarray, names: tuple[str, str], k: int, theme:
             "hovertemplate": "<b>Jaccard %{y:.2f}</b><br>%{x:,} most suspicious units of each<extra></extra>",
         },
     ]  # fmt: skip
-    middle = len(x) * 3 // 4
+    middle = int(np.searchsorted(chance, 0.12))
     notes = [
         {
             "x": float(np.log10(x[middle])), "y": chance[middle], "text": "by chance", "showarrow": False,
-            "xanchor": "left", "yanchor": "top", "xshift": 6, "font": {"color": theme.soft, "size": 12},
+            "xanchor": "left", "yanchor": "top", "xshift": 4, "font": {"color": theme.soft, "size": 12},
         },
         {
             "x": float(np.log10(k)), "y": 1, "yref": "paper", "yanchor": "top", "xanchor": "right", "xshift": -5,
@@ -85,18 +92,18 @@ def confusions(
     data = []
     for place, share in enumerate(shares):
         number = place + 1 if place else ""
-        text = [["" if v < 0.005 else f"{100 * v:.0f}" for v in line] for line in share]
+        text = [["" if v < 0.01 else f"{100 * v:.0f}" for v in line] for line in share]
         data.append(
             {
                 "type": "heatmap", "x": list(classes), "y": list(classes), "z": np.round(share, 4).tolist(),
                 "zmin": 0, "zmax": 1, "showscale": False, "xgap": 1, "ygap": 1,
-                "colorscale": [[0, theme.faint if theme.name == "dark" else "#F3F0E9"], [1, theme.line[m]]],
+                "colorscale": [[0, theme.faint if theme.name == "dark" else "#F3F0E9"], [1, LIGHT.text[m]]],
                 **({"text": text, "texttemplate": "%{text}", "textfont": {"size": 11}} if readable else {}),
                 "xaxis": f"x{number}", "yaxis": f"y{number}",
                 "hovertemplate": "%{y}, called %{x}: <b>%{z:.1%}</b><extra></extra>",
             }
         )  # fmt: skip
-    common = {"showgrid": False, "ticks": "", "showline": False, "fixedrange": True}
+    common = {"ticklabelstandoff": 4, "showgrid": False, "ticks": "", "showline": False, "fixedrange": True}
     found = layout(
         theme, height, margin={"l": 8, "r": 8, "t": 30, "b": 8},
         xaxis={"title": "Answer", "tickangle": -45, **common},

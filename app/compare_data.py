@@ -61,7 +61,8 @@ def rows(listed: Sequence[data.Listed], revealed: Callable[[str], bool]) -> Foun
             )
         )  # fmt: skip
     found = comparison.joined([row for row in shipped if row], [row for row in own if row])
-    order = {name: place for place, name in enumerate([*(f"{PREFIX}{demo}" for demo in data.DEMOS), *titles])}
+    menu = dict.fromkeys([*(f"{PREFIX}{demo}" for demo in data.DEMOS), *titles])
+    order = {name: place for place, name in enumerate(menu)}
     return Found(sorted(found, key=lambda row: order.get(row.suspect, len(order))), trouble)
 
 

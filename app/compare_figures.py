@@ -196,6 +196,7 @@ def _labels(
         spots.append(("undefended", before["acc"], asr, False, False))
     at = [((x - reach[0]) / (reach[1] - reach[0]) * box[0], (1.06 - y) / 1.1 * box[1]) for _, x, y, _, _ in spots]
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in at]
+    taken += _along([(mark.acc.value, mark.asr.value) for mark in front], reach, box)
     notes = []
     for k in sorted(range(len(spots)), key=lambda k: (not spots[k][3], at[k][1], at[k][0])):
         name, x, y, first, _ = spots[k]
@@ -210,9 +211,22 @@ def _labels(
                 "ax": best[0], "ay": best[1], "showarrow": True, "arrowhead": 0, "arrowwidth": 0.8, "standoff": 6,
                 "arrowcolor": fade(theme.soft, 0.7 if far else 0.0), "xanchor": _anchor(best[0]), "yanchor": "middle",
                 "font": {"color": theme.ink if first else theme.soft, "size": 12}, "borderpad": 0,
+                "bgcolor": fade(theme.paper, 0.7),
             }
         )  # fmt: skip
     return notes
+
+
+def _along(
+    front: Sequence[tuple[float, float]], reach: tuple[float, float], box: tuple[int, int]
+) -> list[tuple[float, float, float, float]]:
+    """The front's line, first up or down and then across, as thin boxes that names had better not cover."""
+    at = [((x - reach[0]) / (reach[1] - reach[0]) * box[0], (1.06 - y) / 1.1 * box[1]) for x, y in front]
+    found = []
+    for (x, y), (to_x, to_y) in zip(at, at[1:], strict=False):
+        found.append((x - 2, min(y, to_y), x + 2, max(y, to_y)))
+        found.append((x, to_y - 2, to_x, to_y + 2))
+    return found
 
 
 def _places() -> list[tuple[int, int]]:

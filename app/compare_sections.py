@@ -76,9 +76,10 @@ def agreement(frame: Frame) -> None:
     run, _, pinned = (state.load().pin or "").rpartition("~")
     there = pinned if run == frame.suspect.name and pinned in others else others[0]
     first, second = found[here], found[there]
-    most = len(first.values)
-    default = data.present(first, "default", {}).pruned or max(1, most // 20)
-    k = min(state.load().top or default, most)
+    most = int((np.isfinite(first.values) & np.isfinite(second.values)).sum())
+    # More than half of the units would agree whatever the scores.
+    default = min(data.present(first, "default", {}).pruned or most // 20, most // 2)
+    k = max(1, min(state.load().top or default, most))
     left, right = st.container(key="hero-agreement").columns([1, 2.4], gap="large")
     with left:
         for label, name, scores, chosen in (
@@ -91,11 +92,14 @@ def agreement(frame: Frame) -> None:
                 key=state.shows(f"{name}-score", chosen), on_change=_choose, args=(name, frame.suspect.name),
             )  # fmt: skip
         st.number_input(
-            "Most suspicious units of each", 1, most, key=state.shows("top-choice", k),
-            help="At first as many as the default threshold of the one score cuts.",
+            "Most suspicious units of each", 1, max(1, most), key=state.shows("top-choice", k),
+            help="At first as many as the default threshold of the one score cuts, at most half of those there are.",
             on_change=lambda: state.change(top=int(state.shown("top-choice"))),
         )  # fmt: skip
     with right:
+        if most < 2:
+            panels.note(f"{first.label} and {second.label} score no units in common.")
+            return
         names = (first.label, second.label)
         panels.chart(agreement_figures.overlap(first.values, second.values, names, k, frame.theme), "overlap", lines=1)
         panels.note(

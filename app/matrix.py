@@ -38,10 +38,10 @@ class Matrix:
 
     @property
     def best(self) -> tuple[str, ...] | None:
-        """The first oracle-free defense among those that met most suspects."""
+        """The first oracle-free defense among those that met nearly all suspects that any of them met."""
         free = [c for c in self.columns if c[ORACLE] != "True"]
         met = {c: sum((s, c) in self.cells for s in self.suspects) for c in free}
-        return next((c for c in free if met[c] == max(met.values())), None)
+        return next((c for c in free if met[c] >= 0.8 * max(met.values())), None)
 
 
 def cell_of(values: Sequence[Value]) -> Cell:
@@ -60,7 +60,7 @@ def matrix(rows: Sequence[Row], figure: Figure) -> Matrix:
         if figure in row.figures:
             groups.setdefault((row.suspect, row.column), []).append(row.figures[figure])
     cells = {key: cell_of(values) for key, values in groups.items()}
-    attacks = {row.suspect: row.attack + (", chosen images" if row.targets else "") for row in done}
+    attacks = {row.suspect: row.attack + (" \u2020" if row.targets else "") for row in done}
     found = Matrix(figure, list(attacks), [], names(done), attacks, cells)
     sign = 1 if KINDS[figure].lower else -1
 

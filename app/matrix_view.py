@@ -27,7 +27,9 @@ def show(found: Matrix, rows: Sequence[Row], theme: Theme, alt: str) -> Picked |
     """Draw the matrix. Returns the chosen cell, whose suspect becomes the page's."""
     kind = KINDS[found.figure]
     values: dict[str, list[Any]] = {_ATTACK: [found.attacks[suspect] for suspect in found.suspects]}
-    config: dict[str, Any] = {_ATTACK: st.column_config.TextColumn(_ATTACK, pinned=True)}
+    config: dict[str, Any] = {
+        _ATTACK: st.column_config.TextColumn(_ATTACK, pinned=True, width=_width(*values[_ATTACK]))
+    }
     about = {row.column: row for row in rows}
     for column in found.columns:
         name, row = found.names[column], about[column]
@@ -54,8 +56,9 @@ def show(found: Matrix, rows: Sequence[Row], theme: Theme, alt: str) -> Picked |
     return _picked(found)
 
 
-def _width(name: str) -> int:
-    return max(74, 26 + 8 * len(name))
+def _width(*names: str) -> int:
+    """Pixels that the longest of some words needs, at least those of a number."""
+    return max(66, *(24 + round(7.2 * len(name)) for name in names))
 
 
 def _oracle(column: tuple[str, ...]) -> str:

@@ -31,6 +31,8 @@ class Curves:
     curves: Sequence[Curve]
 
 
+#: The other scores share a colour: it is the measure's meaning, not theirs.
+_DASHES = ("solid", "8px,3px", "12px,3px,2px,3px", "4px,2px", "16px,4px")
 _SYMBOLS = ("circle", "square", "triangle-up", "cross", "star", "pentagon", "hexagon", "triangle-down")
 
 
@@ -76,7 +78,7 @@ def _line(curve: Curve, rows: Sequence[Mapping[str, Any]], m: Measure, theme: Th
     x, y = [p["pruned"] for p in rows], [round(float(p[m]), 5) for p in rows]
     colour = theme.line[m] if curve.first else blend(theme.paper, theme.ink, 0.62)
     symbol = MARKER[m] if curve.first else f"{_SYMBOLS[k % len(_SYMBOLS)]}"
-    dash, name = DASH[m] if curve.first else "solid", _called(curve)
+    dash, name = DASH[m] if curve.first else _DASHES[k % len(_DASHES)], _called(curve)
     found: list[dict[str, Any]] = []
     kept = [p for p in rows if p.get(f"{m}_low") is not None and p.get(f"{m}_high") is not None]
     if curve.first and kept:
@@ -111,7 +113,7 @@ def _names_on_lines(
     lines = []
     for curve in curves:
         rows = [p for p in curve.points if p.get(m) is not None]
-        lines.append(np.interp(grid, [p["pruned"] for p in rows], [float(p[m]) for p in rows]))
+        lines.append(np.interp(grid, [p["pruned"] for p in rows], [float(p[m]) for p in rows], right=np.nan))
     # Where a line is farthest from the others; the names that stand already count as lines.
     notes: list[dict[str, Any]] = []
     stand: list[tuple[float, float]] = []
@@ -119,18 +121,19 @@ def _names_on_lines(
         free = np.full(len(grid), 0.3)
         for n, other in enumerate(lines):
             if n != k:
-                free = np.minimum(free, np.abs(lines[k] - other))
+                free = np.fmin(free, np.abs(lines[k] - other))
         for at, y in stand:
             free = np.minimum(free, np.hypot((grid - at) / reach * 2.2, lines[k] - y) * 0.8)
         free[: len(grid) // 25] = free[-len(grid) // 7 :] = -1
+        free[np.isnan(lines[k])] = -2
         best = int(np.argmax(free))
         stand.append((grid[best], lines[k][best]))
         text = _called(curve)
         notes.append(
             {
                 "x": float(grid[best]), "y": float(lines[k][best]), "xref": axes["xaxis"], "yref": axes["yaxis"],
-                "text": f"<b>{text}</b>" if curve.first else text, "showarrow": False, "xanchor": "left",
-                "yanchor": "bottom", "xshift": 5, "yshift": 2, "bgcolor": fade(theme.paper, 0.75), "borderpad": 1,
+                "text": f"<b>{text}</b>" if curve.first else text, "showarrow": False, "xanchor": "center",
+                "yanchor": "middle", "bgcolor": fade(theme.paper, 0.85), "borderpad": 1,
                 "font": {"color": theme.text[m] if curve.first else theme.ink, "size": 12},
             }
         )  # fmt: skip

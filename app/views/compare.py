@@ -137,7 +137,7 @@ def _controls(rows: Sequence[Row], figures: Sequence[Figure]) -> Figure:
             now = state.load().source
             st.selectbox(
                 "Trigger", [None, *sources], format_func=lambda name: "any" if name is None else SOURCES[name],
-                key=state.shows("source-choice", now if now in sources else None), width=190,
+                key=state.shows("source-choice", now if now in sources else None), width=190, placeholder="any",
                 help="Where a defense that needs the trigger has it from. With the true one it is an oracle.",
                 on_change=lambda: state.change(source=state.shown("source-choice")),
             )  # fmt: skip
@@ -183,7 +183,7 @@ def _notes(found: Matrix, rows: Sequence[Row]) -> str:
     if waiting["failed"]:
         parts.append(f"{count(waiting['failed'])} failed.")
     if any(row.targets for row in rows):
-        parts.append("For chosen images, success on them stands in place of ASR.")
+        parts.append("\u2020 Success on the images that the attacker chose stands in place of ASR.")
     return " ".join(parts)
 
 
@@ -244,6 +244,7 @@ def _beside(frame: Frame, listed: Sequence[data.Listed]) -> data.Suspect | None:
         format_func=lambda name: "nothing" if name is None else others.get(name, name),
         key=state.shows("beside-choice", versus),
         width=280,
+        placeholder="nothing",
         on_change=lambda: state.change(versus=state.shown("beside-choice")),
     )
     if versus is None:
