@@ -33,7 +33,7 @@ def _studies(name: str, seen: bool) -> dict[str, data.Study]:
 
 
 def curves(frame: Frame, beside: data.Suspect | None) -> None:
-    st.subheader("How do the scores compare?")
+    st.header("How do the scores compare?")
     sides = []
     for suspect in filter(None, (frame.suspect, beside)):
         found = _studies(suspect.name, state.revealed(state.load(), suspect.name))
@@ -67,7 +67,7 @@ def curves(frame: Frame, beside: data.Suspect | None) -> None:
 def agreement(frame: Frame) -> None:
     """Rank agreement and overlap of two scores of this suspect: the page's own and the pinned one."""
     found = _studies(frame.suspect.name, frame.seen)
-    st.subheader("Do two scores suspect the same units?")
+    st.header("Do two scores suspect the same units?")
     if len(found) < 2:
         panels.note("This takes two scores of the suspect; Prune is where they are made.")
         return
@@ -121,7 +121,7 @@ def _choose(name: str, run: str) -> None:
 
 def answers(frame: Frame, rows: Sequence[Row]) -> Callable[[], None]:
     """Confusion matrices before and after one defense. Returns what the page has to call last."""
-    st.subheader("Which answers does a defense change?")
+    st.header("Which answers does a defense change?")
     studies = _studies(frame.suspect.name, frame.seen)
     own = {row.folder: row for row in rows if row.folder and row.state == "done"}
     labels = {folder: _label(row) for folder, row in own.items()}

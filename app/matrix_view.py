@@ -48,7 +48,8 @@ def show(found: Matrix, rows: Sequence[Row], theme: Theme, alt: str) -> Picked |
     numbers = [name for name in values if name != _ATTACK]
     frame[numbers] = frame[numbers].astype(float)
     top = _FULL.get(found.figure) or max((v for name in numbers for v in values[name] if v is not None), default=1) or 1
-    styled = frame.style.map(lambda v: _shade(v, top, found.figure, theme), subset=numbers)
+    # Under a new random name the same table would be sent anew with every rerun.
+    styled = frame.style.set_uuid("matrix").map(lambda v: _shade(v, top, found.figure, theme), subset=numbers)
     st.dataframe(
         styled, hide_index=True, column_config=config, key="matrix-cells", on_select=lambda: _pick(found), alt=alt,
         selection_mode="single-cell", placeholder="\u2013", height=min(560, 38 + 35 * len(found.suspects)),

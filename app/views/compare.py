@@ -16,6 +16,7 @@ import streamlit as st
 from app import compare_data, compare_figures, compare_sections, comparison, data, matrix_view, panels, state
 from app.comparison import KINDS, SHOWN, SOURCES, Figure, Row
 from app.matrix import Matrix, matrix
+from app.matrix_view import Picked
 from app.palette import count, percent, points, units
 from app.panels import Frame
 from engine.runs import jobs
@@ -37,7 +38,7 @@ def render() -> None:
         _table(frame, found.rows, {suspect.name for suspect in listed})
     else:
         _nothing(frame)
-    st.subheader(f"{frame.suspect.title}, defense by defense")
+    st.header(f"{frame.suspect.title}, defense by defense")
     beside = _beside(frame, listed)
     rows = comparison.chosen(found.rows, _samples(found.rows), None)
     _tradeoff(frame, rows, beside)
@@ -100,8 +101,9 @@ def _table(frame: Frame, rows: Sequence[Row], suspects: set[str]) -> None:
     title = _sentence(found, kept)
     panels.heading(title, lines=1)
     picked = matrix_view.show(found, kept, frame.theme, alt=f"{KINDS[figure].name} by attack and defense. {title}")
-    _detail(found, kept, picked, suspects)
+    _detail(found, kept, picked)
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        _run_button(found, kept, picked, suspects)
         panels.table(matrix_view.intervals(found), "matrix", title)
         st.download_button(
             "All figures (CSV)", comparison.as_csv(comparison.long(kept)), "unmask-defenses.csv", "text/csv",
@@ -187,27 +189,33 @@ def _notes(found: Matrix, rows: Sequence[Row]) -> str:
     return " ".join(parts)
 
 
-def _detail(found: Matrix, rows: Sequence[Row], picked: tuple[str, tuple[str, ...]] | None, suspects: set[str]) -> None:
-    """The chosen cell in words, with what can be done about it."""
+def _detail(found: Matrix, rows: Sequence[Row], picked: Picked | None) -> None:
+    """The chosen cell in words."""
     if picked is None:
         panels.note("Arrow keys move between cells; choose one for its intervals. A click on a column's head sorts.")
         return
     suspect, column = picked
     of = [row for row in rows if (row.suspect, row.column) == picked and row.state == "done"]
     head = f"{found.attacks[suspect]}, {found.names[column]}"
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        panels.note(f"{head}: {_figures(of)}" if of else f"{head}: not measured yet.")
-        defense, source = column[0], column[4]
-        if suspect in suspects and defense != comparison.BY_HAND and not any(row.folder for row in of):
-            few = [row.samples for row in rows if row.column == column and row.samples is not None]
-            argv = ["defend", suspect, "--defense", defense, *(["--samples", str(few[0])] if few else [])]
-            argv += ["--trigger", "true"] if source == "true" else []
-            going, label = _going(suspect, defense), f"{found.names[column]} on {found.attacks[suspect]}"
-            st.button(
-                "Under way" if going else "Run it here", key="run-cell", type="tertiary", icon=":material/play_arrow:",
-                disabled=going, on_click=panels.submit, args=(argv, label),
-                help="Runs this defense in the workspace, so that its repaired model can be looked at.",
-            )  # fmt: skip
+    panels.note(f"{head}: {_figures(of)}" if of else f"{head}: not measured yet.")
+
+
+def _run_button(found: Matrix, rows: Sequence[Row], picked: Picked | None, suspects: set[str]) -> None:
+    """Offers to run the defense of the chosen cell in this workspace, where it has not run yet."""
+    if picked is None or picked[0] not in suspects or picked[1][0] == comparison.BY_HAND:
+        return
+    suspect, column = picked
+    if any(row.folder for row in rows if (row.suspect, row.column) == picked):
+        return
+    few = [row.samples for row in rows if row.column == column and row.samples is not None]
+    argv = ["defend", suspect, "--defense", column[0], *(["--samples", str(few[0])] if few else [])]
+    argv += ["--trigger", "true"] if column[4] == "true" else []
+    going, label = _going(suspect, column[0]), f"{found.names[column]} on {found.attacks[suspect]}"
+    st.button(
+        "Under way" if going else "Run it here", key="run-cell", type="tertiary", icon=":material/play_arrow:",
+        disabled=going, on_click=panels.submit, args=(argv, label),
+        help=f"Runs {label} in this workspace, so that its repaired model can be looked at.",
+    )  # fmt: skip
 
 
 def _figures(of: Sequence[Row]) -> str:

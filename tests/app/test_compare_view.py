@@ -103,7 +103,7 @@ def everything(at: AppTest) -> str:
 def test_every_question_of_the_page_has_its_section(open_page: Open) -> None:
     at = open_page(role="oracle", versus="demo:blend")
     assert at.title[0].value == "Which defense survives which attack?"
-    assert [s.value for s in at.subheader] == [
+    assert [s.value for s in at.header] == [
         "BadNets, defense by defense",
         "How do the scores compare?",
         "Do two scores suspect the same units?",
@@ -283,12 +283,16 @@ def test_a_cell_is_chosen_in_the_page_and_the_panels_follow(served: str, new_pag
     page = new_page(f"{served}/compare?run=demo:badnets")
     table = page.locator("[data-testid=stDataFrame]").first
     expect(table).to_be_visible()
+    expect(table.locator("canvas").first).to_be_visible()
+    settle(page)
     box = table.bounding_box()
     assert box is not None
     page.mouse.click(box["x"] + box["width"] * 0.45, box["y"] + 38 + 35 * 1.5)  # the second line
     page.wait_for_url(re.compile("run=demo(:|%3A)blend"))
     settle(page)
     expect(page.get_by_text("Blend, defense by defense")).to_be_visible()
+    page.keyboard.press("ArrowDown")
+    page.wait_for_url(re.compile("run=demo(:|%3A)clean"))
     over = page.evaluate(
         "() => { const m = document.querySelector('[data-testid=stMain]'); return m.scrollWidth - m.clientWidth }"
     )
