@@ -181,20 +181,14 @@ def _ask(question: dict[str, Any]) -> None:
 
 
 def _wait(frame: Frame, question: dict[str, Any], known: ask.Answer) -> Callable[[], None]:
-    slot = st.empty()
-    with slot.container():
-        panels.waiting(known, "counting answers")
-    first = [True]
+    """Looks at an answer that is on its way; the first look, while the page is being made, shows what is known."""
+    first = [known]
 
     def look() -> None:
-        if first:
-            first.clear()
-            return
-        answer = panels.answer_to(question, frame.seen)
+        answer = first.pop() if first else panels.answer_to(question, frame.seen)
         if answer.final:
             st.rerun()
-        with slot.container():
-            panels.waiting(answer, "counting answers")
+        panels.waiting(answer, "counting answers")
 
     return st.fragment(look, run_every=panels.pace())
 
