@@ -282,8 +282,8 @@ def served(shipped: Path, tmp_path: Path) -> Iterator[str]:
 def test_a_cell_is_chosen_in_the_page_and_the_panels_follow(served: str, new_page: Callable[..., Page]) -> None:
     page = new_page(f"{served}/compare?run=demo:badnets")
     table = page.locator("[data-testid=stDataFrame]").first
-    expect(table).to_be_visible()
-    expect(table.locator("canvas").first).to_be_visible()
+    # The browser fetches the table's program only now, which may take a while on a busy machine.
+    expect(table.locator("canvas").first).to_be_visible(timeout=20_000)
     settle(page)
     box = table.bounding_box()
     assert box is not None
