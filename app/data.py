@@ -324,6 +324,19 @@ def gallery(name: str, seen: bool) -> Gallery | None:
     return Gallery(list(classes), redact(result, seen), redact(arrays, seen))
 
 
+# --- defenses --------------------------------------------------------------------------------------------------------
+
+
+def defenses() -> list[Run]:
+    """The finished ``defend`` runs of the workspace, newest first; altered ones are passed over."""
+    found = []
+    for run in _workspace_runs():
+        with contextlib.suppress(ValueError, OSError):
+            if documents(run)[0].get("kind") == "defend":
+                found.append(run)
+    return found
+
+
 # --- reading run folders ---------------------------------------------------------------------------------------------
 
 

@@ -31,7 +31,13 @@ LAB = (
     "data", "model", "width", "epochs", "seed",
     "attack", "preset", "set", "twin", "attack2", "preset2", "set2", "twin2", "job2",
 )  # fmt: skip
-KEYS = ("run", "pin", "neuron", "score", "thr", "role", "lesson", "mode", "edits", "picture", "job", "versus", *LAB)
+#: What Compare is set to: the figure of its matrix, the pictures and the trigger of the defenses in it, how many units
+#: two scores are compared by, and the defense whose answers are shown.
+COMPARE = ("figure", "samples", "source", "top", "defense")
+KEYS = (
+    "run", "pin", "neuron", "score", "thr", "role", "lesson", "mode", "edits", "picture", "job", "versus",
+    *COMPARE, *LAB,
+)  # fmt: skip
 DEFAULT_SCORE = "rnp"
 #: Hand edits that fit into a link.
 MOST_EDITS = 100
@@ -39,6 +45,7 @@ MOST_EDITS = 100
 _ECHO = 2.0
 #: Characters of one of the lab's parameters, at most.
 _LONGEST = 4000
+_SOURCE = "where the trigger came from, such as none"
 _UNIT = re.compile(r"[A-Za-z0-9_.\-]{1,100}:\d{1,6}")
 
 
@@ -61,12 +68,17 @@ class Address:
     picture: int = 0
     job: str | None = None
     versus: str | None = None
+    figure: str | None = None
+    samples: int | None = None
+    source: str | None = None
+    top: int | None = None
+    defense: str | None = None
     lab: tuple[tuple[str, str], ...] = ()
 
     def params(self, lab: bool = False) -> dict[str, str]:
         """As URL parameters; whatever is at its default is left out, the Attack lab's unless it asks for them."""
         found: dict[str, str] = {}
-        for key in ("run", "pin", "neuron", "role", "lesson", "job", "versus"):
+        for key in ("run", "pin", "neuron", "role", "lesson", "job", "versus", "figure", "source", "defense"):
             if value := getattr(self, key):
                 found[key] = value
         if self.score != DEFAULT_SCORE:
@@ -79,8 +91,9 @@ class Address:
             found["edits"] = ",".join(
                 f"{unit}{'!' if edit == 'cut' else '~'}" for unit, edit in self.edits[:MOST_EDITS]
             )
-        if self.picture:
-            found["picture"] = str(self.picture)
+        for key in ("picture", "samples", "top"):
+            if number := getattr(self, key):
+                found[key] = str(number)
         return {**found, **(dict(self.lab) if lab else {})}
 
     @property
@@ -96,7 +109,7 @@ def parse(params: Mapping[str, str]) -> tuple[Address, list[str]]:
     def refuse(key: str, expected: str) -> None:
         wrong.append(f"expected {key} in the link to be {expected}, got {params[key][:60]!r}; the default is used")
 
-    for key in ("run", "pin", "lesson", "job", "versus"):
+    for key in ("run", "pin", "lesson", "job", "versus", "defense"):
         if params.get(key):
             values[key] = params[key][:500]
     if neuron := params.get("neuron"):
@@ -104,11 +117,16 @@ def parse(params: Mapping[str, str]) -> tuple[Address, list[str]]:
             values["neuron"] = neuron
         else:
             refuse("neuron", "a unit id such as layer4.1.bn2:87")
-    if score := params.get("score"):
-        if re.fullmatch(r"[a-z0-9_]{1,40}", score):
-            values["score"] = score
-        else:
-            refuse("score", "the name of a score such as rnp")
+    for key, example in (
+        ("score", "the name of a score such as rnp"),
+        ("figure", "a figure such as asr"),
+        ("source", _SOURCE),
+    ):
+        if word := params.get(key):
+            if re.fullmatch(r"[a-z0-9_]{1,40}", word):
+                values[key] = word
+            else:
+                refuse(key, f"{example}")
     if thr := params.get("thr"):
         try:
             value = None if thr == "none" else float(thr)
@@ -129,11 +147,14 @@ def parse(params: Mapping[str, str]) -> tuple[Address, list[str]]:
             values["edits"] = tuple((part[:-1], "cut" if part[-1] == "!" else "spare") for part in parts[:MOST_EDITS])
         else:
             refuse("edits", "unit ids that end in ! (cut) or ~ (spared)")
-    if picture := params.get("picture"):
-        if picture.isdecimal() and len(picture) < 8:
-            values["picture"] = int(picture)
-        else:
-            refuse("picture", "the number of a test picture")
+    for key, meaning in (
+        ("picture", "the number of a test picture"), ("samples", "a number of pictures"), ("top", "a number of units"),
+    ):  # fmt: skip
+        if number := params.get(key):
+            if number.isdecimal() and len(number) < 8:
+                values |= {key: int(number)} if int(number) else {}
+            else:
+                refuse(key, meaning)
     # What these mean depends on the attacks that there are: app/lab.py reads them.
     if lab := tuple((key, params[key][:_LONGEST]) for key in LAB if params.get(key)):
         values["lab"] = lab

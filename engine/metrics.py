@@ -122,6 +122,11 @@ def judged(test: TestSet, clean: Tensor, triggered: Tensor | None) -> Answers:
     return Answers(correct, said == test.wanted, said == test.truth)
 
 
+def confusion(truth: Tensor, said: Tensor, classes: int) -> Tensor:
+    """How many images of each class (rows) got which answer (columns), int64 (classes, classes)."""
+    return torch.bincount(truth.long() * classes + said.long(), minlength=classes * classes).view(classes, classes)
+
+
 def der(before: Answers, after: Answers) -> float | None:
     """Defense effectiveness rating in [0, 1]; 0.5 is no change; ``None`` without a trigger."""
     if before.fooled is None or after.fooled is None:

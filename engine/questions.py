@@ -6,6 +6,7 @@ there, or never come back. An estimate from the first images comes before the ex
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -27,14 +28,14 @@ from engine.explain.encode import png
 from engine.explain.feature_maps import unit_maps, unit_means
 from engine.intake import uploads
 from engine.lab import Bench, Choices, Preview
-from engine.metrics import Share, TestSet, paired_interval
-from engine.models.masking import Mode, masked
+from engine.metrics import Share, TestSet, confusion, paired_interval
+from engine.models.masking import Mode, apply_cut, masked
 from engine.models.neurons import units
 from engine.pruning.fold import Fold
 from engine.runs.ask import Answer
-from engine.runs.store import MANIFEST
+from engine.runs.store import MANIFEST, open_run
 from engine.spec import Spec
-from engine.suspects import Suspect, load_suspect
+from engine.suspects import Suspect, load_suspect, load_weights
 
 #: Images of a first and of a second estimate, images between two stops, images that unit statistics are taken over.
 GLANCE, FIRST, SLICE, DEFENSE = 64, 1000, 500, 500
@@ -96,6 +97,14 @@ class Commit(Check):
     role: Literal["defender", "oracle"]
 
 
+class Confusion(Check):
+    """What the suspect and its repaired self answer: that of a ``defend`` run, or the suspect with ``cut``."""
+
+    cut: tuple[int, ...] = ()
+    run: str | None = None
+    triggered: bool = True
+
+
 class Export(Spec):
     kind: str
     run: str
@@ -125,6 +134,7 @@ class _Warm:
     checks: OrderedDict[tuple[tuple[int, ...], str], dict[str, Any]] = field(default_factory=OrderedDict)
     begun: OrderedDict[tuple[tuple[int, ...], str], _Begun] = field(default_factory=OrderedDict)
     means: dict[str, Tensor] = field(default_factory=dict)
+    said: dict[str, Tensor] = field(default_factory=dict)
     folds: dict[tuple[str, int, int], Fold] = field(default_factory=dict)
 
     def cut(self, chosen: tuple[int, ...]) -> Tensor:
@@ -186,6 +196,7 @@ class Questions:
             "attribution": (Attribution, self._attribution),
             "activations": (Activations, self._activations),
             "commit": (Commit, self._commit),
+            "confusion": (Confusion, self._confusion),
             "export": (Export, self._export),
             "choices": (Choices, self._choices),
             "preview": (Preview, self._preview),
@@ -398,6 +409,40 @@ class Questions:
             role=question.role,
         )
         yield _exact({"run": run.id, "folder": str(run.folder), "result": run.result})
+
+    def _confusion(self, question: Confusion) -> Iterator[Answer]:
+        yield _working("loading the suspect")
+        warm = self._open(question.suspect)
+        after = copy.deepcopy(warm.suspect.model)
+        if question.run is None:
+            apply_cut(after, warm.cut(question.cut), question.mode)
+        else:
+            run = open_run(locate(question.run))
+            if run.manifest["inputs"].get("suspect") != warm.suspect.hash:
+                raise ValueError(f"expected a defense of {question.suspect}, got the run {run.id} of another model")
+            load_weights(after, run.path("repaired.safetensors"))
+        test = warm.test
+        parts = {"clean": (test.clean.x, test.clean.y)}
+        if question.triggered and test.triggered is not None and test.truth is not None:
+            parts["triggered"] = (test.triggered, test.truth)
+        total = 2 * sum(len(x) for x, _ in parts.values())
+        done, classes = 0, len(warm.suspect.data.classes)
+        found: dict[str, Any] = {}
+        for name, (x, truth) in parts.items():
+            found[name] = {}
+            for when, model in (("before", warm.suspect.model), ("after", after)):
+                said = warm.said.get(name) if when == "before" else None
+                if said is None:
+                    slices = []
+                    for first in range(0, len(x), SLICE):
+                        yield _working(f"asking about {name} images, {when} the repair", (done + first) / total)
+                        slices.append(self._compute.logits(model, x[first : first + SLICE]).argmax(1))
+                    said = torch.cat(slices)
+                if when == "before":
+                    warm.said[name] = said
+                found[name][when] = confusion(truth, said, classes).tolist()
+                done += len(x)
+        yield _exact({"classes": list(warm.suspect.data.classes), **found})
 
     def _export(self, question: Export) -> Iterator[Answer]:
         from engine.export import export_zip

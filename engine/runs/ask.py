@@ -35,6 +35,7 @@ KINDS = (
     "attribution",
     "activations",
     "commit",
+    "confusion",
     "export",
     "choices",
     "preview",

@@ -373,6 +373,26 @@ def test_activations_are_the_mean_outputs(asker: Questions, planted: Planted, co
     assert change[planted.unit] > 0
 
 
+def test_confusion_counts_every_answer_before_and_after(asker: Questions, planted: Planted, compute: Compute) -> None:
+    found = value(asker, kind="confusion", cut=[planted.unit], mode="silence")
+    test = TestSet.of(planted.data.test, planted.attack)
+    cut = torch.zeros(24, dtype=torch.bool)
+    cut[planted.unit] = True
+    assert test.triggered is not None
+    for name, x, truth in (("clean", test.clean.x, test.clean.y), ("triggered", test.triggered, test.truth)):
+        for when, chosen in (("before", torch.zeros(24, dtype=torch.bool)), ("after", cut)):
+            with masked(planted.model, chosen, "silence"):
+                said = compute.logits(planted.model, x).argmax(1)
+            counted = np.zeros((4, 4), int)
+            for true, answer in zip(truth.tolist(), said.tolist(), strict=True):
+                counted[true, answer] += 1
+            assert found[name][when] == counted.tolist()
+    assert np.array(found["triggered"]["before"])[:, planted.attack.target].sum() > 0.9 * len(test.triggered)
+    assert np.array(found["triggered"]["after"])[:, planted.attack.target].sum() < 0.5 * len(test.triggered)
+    blind = value(asker, kind="confusion", cut=[planted.unit], mode="silence", triggered=False)
+    assert blind == {key: part for key, part in found.items() if key != "triggered"}
+
+
 @pytest.mark.parametrize("method", client.ATTRIBUTIONS)
 def test_attributions(asker: Questions, planted: Planted, method: str) -> None:
     found = value(asker, kind="attribution", unit=planted.unit, number=3, method=method)
@@ -538,6 +558,10 @@ def test_a_commit_leaves_a_run_and_the_suspect_as_it_was(home: Path, suspect: Ru
     assert (run.kind, run.result) == ("defend", done["result"])
     assert (run.result["acc_after"], run.result["asr_after"]) == (checked["acc"]["value"], checked["asr"]["value"])
     assert (run.result["pruned"], run.result["oracle"]) == (2, True)
+    # What its stored model answers is what the suspect answers when cut, class by class.
+    asked = {"kind": "confusion", "suspect": str(suspect.folder)}
+    stored = list(asker.answer({**asked, "run": done["folder"]}))[-1].value
+    assert stored == list(asker.answer({**asked, "cut": [1, 70]}))[-1].value
     nothing = list(asker.answer({**cut, "cut": []}))[-1].value
     assert nothing is not None
     assert nothing["drop"]["value"] == 0  # against the uncut answers from before the commit

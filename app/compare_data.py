@@ -1,0 +1,94 @@
+"""What the Compare page reads: the shipped table of defenses and the workspace's own, as rows that may be seen."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from app import comparison, data
+from app.comparison import Row
+from app.state import PREFIX
+from engine.paths import ASSETS
+from engine.runs.store import BY_ID
+
+#: ``$UNMASK_TABLE`` puts another in its place, for tests.
+TABLE = Path(os.environ.get("UNMASK_TABLE") or ASSETS / "results" / "defenses.json")
+COVERED = "a covered suspect"
+
+
+@dataclass(frozen=True)
+class Found:
+    """``rows`` of everything that may be seen, in the order of the suspects' menu; ``trouble`` with the table."""
+
+    rows: list[Row]
+    trouble: str | None = None
+
+
+def rows(listed: Sequence[data.Listed], revealed: Callable[[str], bool]) -> Found:
+    """The rows of the shipped table and of the workspace.
+
+    Args:
+        revealed: says of a suspect's name whether figures that need the trigger may be seen.
+    """
+    titles = {suspect.name: suspect.title for suspect in listed}
+    trouble = None
+    shipped: list[Row | None] = []
+    try:
+        for entry in _table(str(TABLE), TABLE.stat().st_mtime_ns) if TABLE.is_file() else []:
+            suspect = str(entry["suspect"])
+            seen = revealed(suspect)
+            called = _called(suspect, titles, entry.get("attack"), seen)
+            shipped.append(comparison.table_row(entry, called, seen))
+    except (ValueError, TypeError, AttributeError, OSError) as error:
+        trouble, shipped = f"expected {TABLE.name} to be a table of defenses, got {error}", []
+    own = []
+    known = {f"{BY_ID}{suspect.run.id}": suspect.name for suspect in listed}
+    known |= {str(suspect.run.folder.resolve()): suspect.name for suspect in listed}
+    for run in data.defenses():
+        spec, result = data.documents(run)
+        suspect = _name(str(spec.get("suspect", "")), titles, known)
+        seen = revealed(suspect)
+        own.append(
+            comparison.run_row(
+                spec, result, _called(suspect, titles, None, seen), seen, suspect=suspect, run=run.id,
+                folder=run.folder.name, seconds=float(run.manifest.get("seconds") or 0),
+            )
+        )  # fmt: skip
+    found = comparison.joined([row for row in shipped if row], [row for row in own if row])
+    menu = dict.fromkeys([*(f"{PREFIX}{demo}" for demo in data.DEMOS), *titles])
+    order = {name: place for place, name in enumerate(menu)}
+    return Found(sorted(found, key=lambda row: order.get(row.suspect, len(order))), trouble)
+
+
+def _name(suspect: str, titles: dict[str, str], known: dict[str, str]) -> str:
+    """A suspect as the menus name it: runs name it by id, by a path that may be relative, or as a demo."""
+    if suspect in titles or suspect.startswith(PREFIX):
+        return suspect
+    path = str(Path(suspect).resolve())
+    return known.get(suspect) or known.get(path) or path
+
+
+def _called(suspect: str, titles: dict[str, str], attack: Any, seen: bool) -> str:
+    """What a suspect's line is called; its attack would give the trigger away where it is covered."""
+    if suspect in titles:
+        return titles[suspect]
+    if suspect.startswith(PREFIX):
+        return data.DEMOS.get(suspect.removeprefix(PREFIX), suspect.removeprefix(PREFIX))
+    return str(attack or Path(suspect).name) if seen else COVERED
+
+
+@st.cache_data(show_spinner=False, max_entries=4)
+def _table(path: str, stamp: int) -> list[dict[str, Any]]:  # noqa: ARG001 (the stamp is the key)
+    found = json.loads(Path(path).read_text())
+    entries = found.get("rows") if isinstance(found, dict) else None
+    if not isinstance(entries, list) or not all(
+        isinstance(e, dict) and {"suspect", "defense"} <= set(e) for e in entries
+    ):
+        raise ValueError("something without rows of suspect and defense")
+    return entries

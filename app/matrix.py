@@ -1,0 +1,105 @@
+"""The attack x defense matrix of rows that :mod:`app.comparison` made, and the Pareto front. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from app.comparison import KINDS, SOURCES, Figure, Row, Value
+
+#: Where a column says whether it is an oracle's.
+ORACLE = -1
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Mean over ``n`` seeds; the interval is the single one's, or goes from the lowest to the highest bound."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Suspects by defenses: oracle-free columns, best mean first, then the oracles' in the same order."""
+
+    figure: Figure
+    suspects: list[str]
+    columns: list[tuple[str, ...]]
+    names: dict[tuple[str, ...], str]
+    attacks: dict[str, str]
+    cells: dict[tuple[str, tuple[str, ...]], Cell]
+
+    def mean(self, column: tuple[str, ...]) -> float | None:
+        values = [cell.value for (_, c), cell in self.cells.items() if c == column]
+        return sum(values) / len(values) if values else None
+
+    @property
+    def best(self) -> tuple[str, ...] | None:
+        """The first oracle-free defense among those that met nearly all suspects that any of them met."""
+        free = [c for c in self.columns if c[ORACLE] != "True"]
+        met = {c: sum((s, c) in self.cells for s in self.suspects) for c in free}
+        return next((c for c in free if met[c] >= 0.8 * max(met.values())), None)
+
+
+def cell_of(values: Sequence[Value]) -> Cell:
+    lows = [v.low for v in values if v.low is not None]
+    highs = [v.high for v in values if v.high is not None]
+    whole = len(lows) == len(highs) == len(values)
+    mean = sum(v.value for v in values) / len(values)
+    return Cell(mean, min(lows) if whole else None, max(highs) if whole else None, len(values))
+
+
+def matrix(rows: Sequence[Row], figure: Figure) -> Matrix:
+    """The cells of the rows that are done."""
+    groups: dict[tuple[str, tuple[str, ...]], list[Value]] = {}
+    done = [row for row in rows if row.state == "done"]
+    for row in done:
+        if figure in row.figures:
+            groups.setdefault((row.suspect, row.column), []).append(row.figures[figure])
+    cells = {key: cell_of(values) for key, values in groups.items()}
+    attacks = {row.suspect: row.attack + (" \u2020" if row.targets else "") for row in done}
+    found = Matrix(figure, list(attacks), [], names(done), attacks, cells)
+    sign = 1 if KINDS[figure].lower else -1
+
+    def rank(column: tuple[str, ...]) -> tuple[bool, bool, float]:
+        mean = found.mean(column)
+        return column[ORACLE] == "True", mean is None, 0.0 if mean is None else sign * mean
+
+    found.columns.extend(sorted(dict.fromkeys(row.column for row in done), key=rank))
+    return found
+
+
+def names(rows: Sequence[Row]) -> dict[tuple[str, ...], str]:
+    """What columns are called: the defense, with what tells it from another column of the same name."""
+    heads = {row.column: row.name for row in rows}
+    found: dict[tuple[str, ...], str] = {}
+    for column, name in heads.items():
+        like = [other for other, called in heads.items() if called == name and other != column]
+        _, preset, policy, settings, source, _ = column
+        parts = []
+        for place, words in ((4, SOURCES.get(source, source)), (2, policy), (1, preset), (3, "own settings")):
+            if words and any(other[place] != column[place] for other in like) and (place != 3 or settings):
+                parts.append(words)
+        found[column] = name.replace(" \u25c7", "") + "".join(f", {part}" for part in parts)
+        found[column] += " \u25c7" if name.endswith("\u25c7") else ""
+    taken: dict[str, int] = {}
+    for column, name in found.items():
+        taken[name] = taken.get(name, 0) + 1
+        if taken[name] > 1:
+            found[column] = f"{name} ({taken[name]})"
+    return found
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Numbers of the points (ACC, ASR) that no other beats in both, by rising ACC."""
+    order = sorted(range(len(points)), key=lambda k: (-points[k][0], points[k][1]))
+    front: list[int] = []
+    lowest = float("inf")
+    for k in order:
+        if points[k][1] < lowest:
+            front.append(k)
+            lowest = points[k][1]
+    return front[::-1]
