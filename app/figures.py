@@ -286,7 +286,7 @@ def held_out(
     """
     x = [row["pruned"] for row in rows]
     here = rows[max(0, int(np.searchsorted(x, pruned, side="right")) - 1)]
-    drop, low, high = (f"{100 * here[key]:.1f}" for key in ("drop", "low", "high"))
+    drop, low, high = (f"{100 * here[key]:.1f}".replace("-", "\u2212") for key in ("drop", "low", "high"))
     title = (
         f"On {count(samples)} held-out clean pictures accuracy loses {drop} points, {low} to {high}, with "
         f"{units(here['pruned'])} cut."

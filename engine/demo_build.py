@@ -37,6 +37,8 @@ STUDIES: dict[str, tuple[str, dict[str, Any], int, int]] = {
     "random": ("none", CONTROL, 12, 500),
 }
 PICTURES_PER_CLASS = 3
+#: Confidence of a picture that is shown: what changes its answer is then the trigger.
+SURE = 0.9
 
 
 def study(suspect: Suspect, defense: str, compute: Compute, progress: Any = silent) -> Run:
@@ -57,16 +59,17 @@ def study(suspect: Suspect, defense: str, compute: Compute, progress: Any = sile
 def gallery(suspect: Suspect, rnp: Run, compute: Compute) -> Run:
     """Test pictures, clean and triggered, with the suspect's probabilities before and after the default cut.
 
-    The first pictures of each class but the target's that the uncut suspect answers rightly when clean.
+    The first pictures of each class but the target's that the uncut suspect answers rightly, and surely, when clean.
     """
     assert suspect.attack is not None
     test, chosen = suspect.data.test, rnp.result["chosen"]
-    asked = {"kind": "gallery", "suspect": suspect.name, "pictures_per_class": PICTURES_PER_CLASS}
+    asked = {"kind": "gallery", "suspect": suspect.name, "pictures_per_class": PICTURES_PER_CLASS, "sure": SURE}
     inputs = {"suspect": suspect.hash, "study": rnp.id}
     out = DEMOS / suspect.name.removeprefix(PREFIX) / "gallery"
     if known := finished(asked, inputs, out):
         return known
-    right = compute.logits(suspect.model, test.x[:2000]).argmax(1) == test.y[:2000]
+    sure, answer = compute.logits(suspect.model, test.x[:2000]).softmax(1).max(1)
+    right = (answer == test.y[:2000]) & (sure > SURE)
     changed = suspect.attack.changed(test.y[:2000])
     picked = [
         ((test.y[:2000] == c) & right & changed).nonzero().squeeze(1)[:PICTURES_PER_CLASS]

@@ -178,18 +178,17 @@ def _figures(frame: Frame, study: data.Study, now: data.Present) -> Callable[[],
             else:
                 panels.note(f"{_KIND[fresh['acc'].chip]}: {fresh['acc'].source}.")
 
-    # The first look shows nothing new: news would make the page start over in the middle of a run.
-    first = [True]
+    # The first time nothing is asked again: news would make the page start over in the middle of a run. It is drawn
+    # again, though: Streamlit lets a fragment only write where it wrote in the whole run.
+    known = [(found, pending)]
 
     def look() -> None:
-        if first:
-            first.clear()
-            return
-        fresh, answer = _readings(frame, study, now)
-        draw(fresh, answer)
+        first = bool(known)
+        fresh, answer = known.pop() if first else _readings(frame, study, now)
         slower = answer is not None and answer.value is not None and not had_figures and panels.pace(True) > 2 * pace
-        if slower or answer is None or answer.final:
-            st.rerun()
+        if not first and (slower or answer is None or answer.final):
+            st.rerun()  # what is final may need buttons, which a fragment cannot draw elsewhere
+        draw(fresh, answer)
 
     draw(found, pending)
     return st.fragment(look, run_every=pace) if busy else lambda: None
