@@ -7,7 +7,7 @@ import sys
 
 import streamlit as st
 
-from app import shared
+from app import last_words, shared
 
 
 @st.cache_resource(show_spinner=False)
@@ -20,6 +20,7 @@ def _settle() -> None:
     import app.figures
     import app.panels  # noqa: F401
 
+    last_words.listen()
     gc.collect()
     gc.freeze()
     sys.setswitchinterval(0.0005)
