@@ -80,6 +80,9 @@ def test_a_setting_changes_the_pictures_and_a_training_ends_in_prune(
     expect(page.get_by_role("button", name="Train", exact=True)).to_be_enabled()
 
     # A small training on pictures of one's own, watched until it opens in Prune.
+    choose(page, "Target class", "Bag")
+    expect(page.locator(".um-film-frames figcaption").first).to_contain_text("\u2192 Bag")
+    settle(page)
     choose(page, "Data", "My own pictures")
     page.locator("input[type=file]").first.set_input_files(shapes)
     expect(page.get_by_text("Expected target between 0 and 3, got 8")).to_be_visible(timeout=90_000)
