@@ -125,6 +125,8 @@ def cross_fit(
             progress=stage(evidence.progress, begin, end, f"score {k + 1} of {folds}, "),
             keep=evidence.keep.part(f"score {k + 1}"),
             values_only=k > 0,
+            # A label says next to nothing of one image, and half of the unlearning is there only to find it.
+            favourite=found[0].log.get("favourite") if found else None,
         )
         found.append(score(model, part))
         if evidence.keep.due or (k + 1 == folds and evidence.keep.worth):

@@ -30,7 +30,8 @@ class Evidence:
     ``training`` is the suspect's training set as its trainer got it, where the defender has that; ``fresh`` makes an
     untrained network of the suspect's architecture. ``cut`` bool (U,) is what was cut before a repair, in ``mode``.
     ``keep`` is where a run that takes several scores keeps those that are done. ``values_only``: what a score makes
-    besides its values is not looked at, and need not be made.
+    besides its values is not looked at, and need not be made. ``favourite`` is the backdoor's label, where an earlier
+    score of the same model has found one.
     """
 
     images: Images
@@ -41,6 +42,7 @@ class Evidence:
     progress: Progress = silent
     keep: Keep = NOTHING
     values_only: bool = False
+    favourite: int | None = None
     training: Images | None = None
     fresh: Callable[[torch.Generator], nn.Module] | None = None
     cut: Tensor | None = None

@@ -121,7 +121,8 @@ class RNP(Score):
         state = {k: v.detach().cpu().clone() for k, v in unlearned.state_dict().items()}
         log: dict[str, Any] = {"unlearn": unlearn_log, "forgot": unlearn_log[-1]["acc"] <= self.stop_acc}
         if self.against == "label":
-            log["favourite"] = self.favourite(unlearned, evidence)
+            known = evidence.favourite
+            log["favourite"] = self.favourite(unlearned, evidence) if known is None else known
         mask, log["recover"] = self.recover(half_way, evidence, log.get("favourite"))
         mask[: self._first(model)] = torch.nan
         native = 0.3 if self.recover_level == "filter" else None  # no paper names one for other masks
@@ -155,7 +156,7 @@ class RNP(Score):
             return to is not None and min((row["acc"] for row in log), default=1.0) <= to
 
         def enough() -> bool:
-            done = evidence.values_only and self.against == "all"
+            done = evidence.values_only and (self.against == "all" or evidence.favourite is not None)
             return fallen(self.stop_acc) or (done and fallen(self.recover_acc))
 
         modules, n = {"model": learner, "half_way": half_way}, self.unlearn_passes

@@ -40,3 +40,14 @@ def test_it_names_the_backdoors_label_and_its_unit(values_only: bool, planted: P
     assert int(found.values.argmax()) == planted.unit
     # The label shows only at the end: whoever wants nothing but values unlearns as far.
     assert found.log["forgot"]
+
+
+def test_whoever_knows_the_label_unlearns_no_further_than_the_masks_need(planted: Planted, compute: Compute) -> None:
+    score = RNP.build(SCORE.model_dump(), recover_acc=0.8, stop_acc=0.1)
+    whole = score(planted.model, Evidence(planted.data.pool, 0, compute, values_only=True))
+    known = Evidence(planted.data.pool, 0, compute, values_only=True, favourite=whole.log["favourite"])
+    short = score(planted.model, known)
+    assert len(short.log["unlearn"]) < len(whole.log["unlearn"])
+    torch.testing.assert_close(short.values, whole.values, rtol=0, atol=0)
+    other = score(planted.model, Evidence(planted.data.pool, 0, compute, values_only=True, favourite=0))
+    assert other.log["favourite"] == 0 != whole.log["favourite"]
