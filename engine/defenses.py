@@ -22,7 +22,8 @@ class Defense:
     """A score, a repair, or a score whose cut is repaired; the caller chooses policy and mode.
 
     Settings of the repair are named ``repair.KEY`` where there is a score, too. ``policy`` is the one that the defense
-    uses unless another is chosen.
+    uses unless another is chosen, and ``tolerance`` what held-out accuracy may fall by before a repair mends it (None:
+    the policy's own).
     """
 
     title: str
@@ -31,6 +32,7 @@ class Defense:
     presets: dict[str, dict[str, Any]] = field(default_factory=lambda: {"published": {}})
     repair: str | None = None
     policy: str = "tolerance"
+    tolerance: float | None = None
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -148,8 +150,8 @@ DEFENSES.add(
         repair="fine_tuning",
     ),
 )
-#: The last layer only, as published. BackdoorBench stops cutting at a relative drop of 10 %, read on test images; here
-#: the policy's tolerance decides, on held-out defense images. ``quick`` tunes a fifth as long.
+#: The last layer only, as published. As in BackdoorBench the cut may cost a tenth of the accuracy, which the tuning
+#: mends; but the drop is read on held-out defense images instead of test images. ``quick`` tunes a fifth as long.
 DEFENSES.add(
     "fine_pruning",
     Defense(
@@ -158,6 +160,7 @@ DEFENSES.add(
         "activation",
         {"published": {}, "quick": {"repair.epochs": 20}},
         "fine_tuning",
+        tolerance=0.1,
     ),
 )
 DEFENSES.add(
@@ -261,11 +264,14 @@ DEFENSES.add(
         repair="ft_sam",
     ),
 )
+#: The published rate is ten times that of all other tuning here; on a few hundred images it throws a network without
+#: any loss left far from what it knows. ``small`` takes theirs.
 DEFENSES.add(
     "nad",
     Defense(
         "Neural Attention Distillation",
         "Fine-tune a copy, then hold the suspect to where the copy looks.",
+        presets={"published": {}, "small": {"lr": 0.01}},
         repair="nad",
     ),
 )

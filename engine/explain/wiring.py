@@ -96,6 +96,25 @@ def wiring(model: nn.Module, unit: int, example: Tensor, most: int = 6) -> Wirin
     return Wiring(_strongest(incoming, most), _strongest(outgoing, most), len(incoming), len(outgoing), summed)
 
 
+def read_last(model: nn.Module, example: Tensor) -> tuple[nn.Linear, list[int]]:
+    """The linear layer that gives the answers, and which layers of units write what it reads, channel by channel.
+
+    Several do in a residual network, where a channel is a sum. ``model`` and ``example`` are as in :func:`wiring`.
+
+    Raises:
+        ValueError: for a network whose answers no linear layer gives, or one that reads no units' channels.
+    """
+    modules = unit_modules(model)
+    graph, number = _Graph(model, modules, example), {module: at for at, module in enumerate(modules)}
+    for head, _ in graph.back(graph.end):
+        if isinstance(head, nn.Linear):
+            sources = [source for source, _ in graph.back(graph.read[head]) if source in number]
+            writers = sorted(number[source] for source in sources if _between(head, source) is not None)
+            if writers:
+                return head, writers
+    raise ValueError(f"expected a network whose last layer is linear and reads units, got {type(model).__name__}")
+
+
 def _strongest(links: list[Link], most: int) -> tuple[Link, ...]:
     return tuple(sorted(links, key=lambda link: -link.strength)[:most])
 
@@ -152,16 +171,16 @@ class _Graph:
             if isinstance(module, nn.Conv2d | nn.Linear):
                 readers.append((at, module, False))
             else:
-                readers += [(at, one, sums) for one, sums in self._back(self.read[module])]
-        readers += [(None, one, False) for one, _ in self._back(self.end) if isinstance(one, nn.Linear)]
+                readers += [(at, one, sums) for one, sums in self.back(self.read[module])]
+        readers += [(None, one, False) for one, _ in self.back(self.end) if isinstance(one, nn.Linear)]
         for reader, between, outer in readers:
             if not isinstance(between, nn.Conv2d | nn.Linear):
                 continue
-            for source, inner in self._back(self.read[between]):
+            for source, inner in self.back(self.read[between]):
                 if source in number and (weight := _between(between, source)) is not None:
                     yield number[source], reader, weight, outer or inner
 
-    def _back(self, step: Any) -> list[tuple[nn.Module, bool]]:
+    def back(self, step: Any) -> list[tuple[nn.Module, bool]]:
         """The layers whose outputs arrive at a step with their channels in place, and whether a sum lies between."""
         found: dict[nn.Module, bool] = {}
         todo, seen = [(step, False)], set()

@@ -86,6 +86,12 @@ def ladder(units: int, steps: int = 40, most: float = 0.25) -> np.ndarray:
     return np.unique(np.ceil(top * np.linspace(0, 1, steps + 1) ** 2).astype(int))
 
 
+def whole_ladder(units: int) -> np.ndarray:
+    """As :func:`ladder`, and on to all units in steps of a twentieth: the last layer alone may bear far larger cuts."""
+    first = ladder(units)
+    return np.unique([*first, *np.ceil(np.linspace(first[-1], units, 16)).astype(int)])
+
+
 def cut_of(values: np.ndarray, count: int) -> tuple[float | None, np.ndarray]:
     """The largest threshold cut of at most ``count`` units: its threshold (``None``: nothing is cut) and units."""
     levels, counts = thresholds(values)
@@ -134,7 +140,7 @@ def cross_fit(
     values = torch.stack([s.values for s in found])
     unseen = [score.combine(values[[fold not in seen for seen in seen_by]]).numpy() for fold in range(folds)]
     eligible = (~values[0].isnan()).nonzero().flatten()
-    counts = ladder(len(eligible))
+    counts = whole_ladder(len(eligible))
     starts = int(eligible[0]) if len(eligible) else values.shape[1]
     judges = [Fold(model, starts, images.x[fold_of == fold], evidence.compute) for fold in range(folds)]
     correct, reached, first = torch.zeros(len(counts), n, dtype=torch.bool), len(counts), 0

@@ -91,8 +91,10 @@ def of() -> set[str]:
 
 
 def holds(key: Key) -> str:
-    """What the preset of a row holds, which its name does not say, and the default policy."""
-    return digest({"preset": DEFENSES[key.defense].presets[key.preset], "policy": Policy().model_dump(mode="json")})
+    """What the preset of a row holds, which its name does not say, and the policy."""
+    defense = DEFENSES[key.defense]
+    policy = Policy() if defense.tolerance is None else Policy(tolerance=defense.tolerance)
+    return digest({"preset": defense.presets[key.preset], "policy": policy.model_dump(mode="json")})
 
 
 def write(rows: dict[Key, dict[str, Any]]) -> None:

@@ -11,7 +11,7 @@ from engine.metrics import TestSet, answers
 from engine.models.masking import apply_cut, masked
 from engine.pruning.cut import cut_at, edited, thresholds
 from engine.pruning.sweep import counts_for, sweep
-from engine.pruning.thresholds import HeldOut, by_knee, by_oracle, by_tolerance, cross_fit, cut_of, ladder
+from engine.pruning.thresholds import HeldOut, by_knee, by_oracle, by_tolerance, cross_fit, cut_of, ladder, whole_ladder
 from engine.scores import SCORES, Evidence
 from tests.tiny import RNP_SETTINGS, Planted
 
@@ -169,3 +169,11 @@ def test_cutting_the_planted_unit_removes_the_backdoor(planted: Planted, compute
     assert before.asr.value > 0.9
     assert after.asr.value < 0.1
     assert after.acc.value > before.acc.value - 0.05
+
+
+def test_the_ladder_goes_on_to_all_units_for_scores_of_one_layer() -> None:
+    found = whole_ladder(256)
+    assert found[-1] == 256
+    assert set(ladder(256)) < set(found)
+    assert (np.diff(found) > 0).all()
+    assert np.diff(found).max() <= 256 / 16
