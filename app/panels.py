@@ -198,7 +198,7 @@ def undo_redo() -> None:
 def nothing_yet() -> None:
     st.title("No suspect yet")
     lead("Unmask examines trained networks. Train one with a backdoor in it, and it appears here.")
-    st.code("python -m engine attack --data fashion-mnist --model resnet18 --attack badnets --preset demo", "bash")
+    st.code("python -m engine attack --data fashion-mnist --model resnet18 --attack badnets --preset demo", None)
     if (refusal := shared.why_not("uploads")) is not None:
         note(refusal)
         return

@@ -56,7 +56,7 @@ def render() -> None:
     trained = dict.fromkeys(one.trained_by for one in entries if one.trained_by)
     panels.over("Measure it again")
     lines = [f"python -m tests.benchmarks.questions {name}", *(f"# trains first: {command}" for command in trained)]
-    st.code("\n".join(lines), "bash")
+    st.code("\n".join(lines), None)
     panels.note("What is measured stays; --again measures anew. The table above has the command of each variant.")
 
 

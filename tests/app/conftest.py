@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from engine import demos
-from engine.runs import jobs
+from engine.runs import ask, jobs
 from tests.app import browser as driver
 
 
@@ -20,6 +20,18 @@ def workspace(shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("UNMASK_HOME", str(tmp_path))
     monkeypatch.setattr(jobs, "wake", lambda: None)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The dashboard with the demos that are shipped, in an empty workspace."""
+    assert "badnets" in demos.names()
+    home = tmp_path_factory.mktemp("home")
+    with driver.server(driver.ROOT / "app" / "main.py", {"UNMASK_HOME": str(home)}) as url:
+        yield url
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNMASK_HOME", str(home))
+        ask.stop()
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, WebSocket, expect
 
-from engine import demos
 from engine.runs import ask
 from tests.app import fake
 from tests.app.browser import ROOT, server, settle
@@ -20,18 +19,6 @@ from tests.app.test_views import FORBIDDEN
 pytestmark = pytest.mark.browser
 NewPage = Callable[..., Page]
 MAIN = ROOT / "app" / "main.py"
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The dashboard with the demos that are shipped, in an empty workspace."""
-    assert "badnets" in demos.names()
-    home = tmp_path_factory.mktemp("home")
-    with server(MAIN, {"UNMASK_HOME": str(home)}) as url:
-        yield url
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("UNMASK_HOME", str(home))
-        ask.stop()
 
 
 @pytest.fixture(scope="module")
