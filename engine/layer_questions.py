@@ -55,7 +55,7 @@ def of_layer(warm: _Warm, question: OfLayer, compute: Compute) -> Iterator[Answe
     value: dict[str, Any] = {"layer": layer.name, "pictures": len(groups["clean"]), "pruned": int(cut.sum())}
     value |= dict.fromkeys(("map_clean", "map_triggered", "map_clean_cut", "map_triggered_cut"))
     for name, x in groups.items():
-        yield _working(f"{layer.name} on {len(x)} pictures")
+        yield _working(f"the mean map of {layer.name} on {len(x)} {name} pictures")
         value[f"map_{name}"] = _floats(mean_map(model, layer, x, compute))
         if cut.any():
             with masked(model, cut, question.mode):
