@@ -156,6 +156,7 @@ def _meaning(value: Mapping[str, Any], forgot: Mapping[str, Any] | None) -> str:
     words = f"Outputs before the activation function, averaged over the layer's units and {count(value['pictures'])} "
     words += f"pictures; {size}one scale for all maps and one for all differences."
     if forgot is not None:
+        words += " Change: what the cut moves." * ("map_clean_cut" in value and value["map_clean_cut"] is not None)
         words += (
             f" Unlearned: the suspect after {forgot['passes']} passes that make it forget the clean pictures (accuracy "
             f"{percent(forgot['acc'], 0)}). What still answers there serves something else."

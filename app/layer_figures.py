@@ -71,9 +71,10 @@ def strips(study: Study, now: Present, chosen: str, theme: Theme) -> Chart:
                        "line": line})  # fmt: skip
     side = {"xref": "paper", "x": 1.0, "xanchor": "left", "showarrow": False, "xshift": 8}
     soft = {"color": theme.soft, "size": 11}
+    known = [bool(scored[span].any()) for span in spans]
     notes = [
         {**side, "y": row, "yref": "y", "font": {"color": theme.ink, "size": 12} if n else soft,
-         "text": f"<b>{n:,}</b> of {size:,}" if n else f"{n} of {size:,}"}
+         "text": f"<b>{n:,}</b> of {size:,}" if n else f"0 of {size:,}" if known[row] else "no score"}
         for row, (n, size) in enumerate(zip(cuts, sizes, strict=True))
     ]  # fmt: skip
     notes.append({**side, "y": 1, "yref": "paper", "yanchor": "bottom", "text": "units cut", "font": soft})
@@ -84,6 +85,8 @@ def strips(study: Study, now: Present, chosen: str, theme: Theme) -> Chart:
     alt += "No threshold is set." if now.threshold is None else (
         f"The threshold is {number(now.threshold)}; {units(now.pruned)} cut in {sum(1 for n in cuts if n)} layers."
     )  # fmt: skip
+    if not all(known):
+        alt += f" {len(known) - sum(known)} layers have no unit with a score."
     if not shown.all():
         alt += f" Drawn are {count(int((shown & scored).sum()))} of them, the highest of each layer included."
     alt += f" Chosen: {chosen}."

@@ -11,6 +11,8 @@ from app.compare_figures import side_by_side
 from app.figures import Chart, Table
 from app.palette import CLASSES, MARKER, Theme, count, fade, percent, units
 
+#: Pixels that the figure is taken to have at least, and that a label takes, for the places of labels.
+_WIDE, _TALL = 880.0, 17.0
 Side = Literal["before", "after"]
 Found = Mapping[str, Any]
 
@@ -28,14 +30,14 @@ def projection(found: Found, classes: Sequence[str], theme: Theme, *, pruned: in
     if shares:
         names = [f"Principal component {k} ({percent(float(share), 0)})" for k, share in enumerate(shares, start=1)]
     every = np.concatenate([np.asarray(found[key], float) for key in _places(found)])
-    (x_low, y_low), (x_high, y_high) = every.min(0), every.max(0)
-    pads = 0.04 * ((x_high - x_low) or 1.0), 0.05 * ((y_high - y_low) or 1.0)
+    span = np.maximum(np.ptp(every, axis=0), 1e-9)
+    low, high = every.min(0) - 0.05 * span, every.max(0) + 0.05 * span
     quiet = {"showgrid": False, "showticklabels": False, "ticks": ""}
     heads = ["Nothing is cut", f"{units(pruned)} cut"][: len(sides)]
     drawn = side_by_side(
         theme, height, heads,
-        xaxis={"title": names[0], "range": [x_low - pads[0], x_high + pads[0]], **quiet},
-        yaxis={"title": names[1], "range": [y_low - pads[1], y_high + pads[1]], **quiet},
+        xaxis={"title": names[0], "range": [float(low[0]), float(high[0])], **quiet},
+        yaxis={"title": names[1], "range": [float(low[1]), float(high[1])], **quiet},
     )  # fmt: skip
     drawn["dragmode"] = "pan"
     traces: list[dict[str, Any]] = []
@@ -48,7 +50,8 @@ def projection(found: Found, classes: Sequence[str], theme: Theme, *, pruned: in
             traces.append({**_points(found, side, kind, truth, classes, theme), **axes})
             for column, part in zip(table.values(), _lines(found, side, kind, truth, classes), strict=True):
                 column += part
-        drawn["annotations"] += _centres(found, side, classes, axes, theme)
+        box = (_WIDE / len(sides), height - 80.0)
+        drawn["annotations"] += _centres(found, side, classes, axes, theme, low, high, box)
     title = sentence(found, classes, pruned)
     alt = f"{count(len(every) // len(sides))} pictures by {names[0]} and {names[1]}, coloured by true class"
     alt += ", dots clean, open squares triggered" if "before_triggered" in found else ""
@@ -122,18 +125,45 @@ def _lines(found: Found, side: Side, kind: str, truth: Sequence[int], classes: S
 
 
 def _centres(
-    found: Found, side: Side, classes: Sequence[str], axes: Mapping[str, str], theme: Theme
+    found: Found,
+    side: Side,
+    classes: Sequence[str],
+    axes: Mapping[str, str],
+    theme: Theme,
+    low: np.ndarray,
+    high: np.ndarray,
+    box: tuple[float, float],
 ) -> list[dict[str, Any]]:
-    """The name of each class in the middle of its clean pictures."""
+    """The name of each class in the middle of its clean pictures, or beside it with a line where names would meet."""
     truth, at = np.asarray(found["truth"], int), np.asarray(found[f"{side}_clean"], float)
-    notes = []
-    for k in np.unique(truth):
-        x, y = np.median(at[truth == k], 0)
-        notes.append(
-            {
-                "x": round(float(x), 3), "y": round(float(y), 3), "xref": axes["xaxis"], "yref": axes["yaxis"],
-                "text": f"<b>{classes[int(k)]}</b>", "showarrow": False, "bgcolor": fade(theme.paper, 0.82),
-                "borderpad": 1, "font": {"color": theme.ink, "size": 12},
-            }
-        )  # fmt: skip
-    return notes
+    present = [int(k) for k in np.unique(truth)]
+    middles = np.array([np.median(at[truth == k], 0) for k in present])
+    lifts = _apart((middles - low) / (high - low) * box, [7.2 * len(classes[k]) + 6 for k in present])
+    return [
+        {
+            "x": round(float(x), 3), "y": round(float(y), 3), "xref": axes["xaxis"], "yref": axes["yaxis"],
+            "text": f"<b>{classes[k]}</b>", "bgcolor": fade(theme.paper, 0.82), "borderpad": 1,
+            "font": {"color": theme.ink, "size": 12}, "showarrow": abs(lift) > _TALL, "ax": 0, "ay": -lift,
+            "arrowhead": 0, "arrowwidth": 1, "arrowcolor": theme.ink, "yshift": 0 if abs(lift) > _TALL else lift,
+        }
+        for k, (x, y), lift in zip(present, middles, lifts, strict=True)
+    ]  # fmt: skip
+
+
+def _apart(places: np.ndarray, widths: Sequence[float]) -> list[float]:
+    """How many pixels each label has to move up so that none lies on another; places (K, 2) in pixels."""
+    tops = places[:, 1].copy()
+    for _ in range(60):
+        moved = False
+        for a in range(len(tops)):
+            for b in range(a):
+                across = abs(places[a, 0] - places[b, 0]) < (widths[a] + widths[b]) / 2
+                gap = _TALL - abs(tops[a] - tops[b])
+                if across and gap > 0.5:
+                    upper, lower = (a, b) if (tops[a], a) > (tops[b], b) else (b, a)
+                    tops[upper] += gap / 2
+                    tops[lower] -= gap / 2
+                    moved = True
+        if not moved:
+            break
+    return [float(top - place) for top, place in zip(tops, places[:, 1], strict=True)]

@@ -38,7 +38,7 @@ def render() -> None:
             help="In the order of the network. A click in the figure chooses one, too.",
             on_change=lambda: state.change(layer=state.shown("layer-choice")),
         )  # fmt: skip
-    left, right = st.container(key="hero").columns([1.28, 1], gap="medium")
+    left, right = st.container(key="hero").columns([1.12, 1], gap="medium")
     with left:
         _strips(frame, study, now, layer)
     with right:
@@ -65,7 +65,7 @@ def _strips(frame: Frame, study: data.Study, now: data.Present, layer: str) -> N
         if layer_figures.place_of(study.layers, name) is not None:
             state.change(layer=name)
 
-    panels.chart(layer_figures.strips(study, now, layer, frame.theme), key, on_select=picked)
+    panels.chart(layer_figures.strips(study, now, layer, frame.theme), key, on_select=picked, lines=1)
     cut = "No threshold is set" if now.threshold is None else f"The line is the threshold, {number(now.threshold)}"
     by_hand = f", {len(now.edits)} by hand" if now.edits else ""
     panels.note(f"{cut}; {units(now.pruned)} cut{by_hand} (crosses). Prune is where the cut is chosen. Click a row.")
