@@ -34,7 +34,7 @@ def section(frame: Frame, now: data.Present, layer: str) -> None:
             "Placed by", list(METHODS), format_func=METHODS.__getitem__,
             key=state.shows("projection-choice", address.projection or "pca"), required=True,
             help="PCA: the plane that keeps most of the clean pictures' variance, at once. t-SNE: neighbours stay "
-            "neighbours; a job of a minute or so.",
+            "neighbours; a job of half a minute or more.",
             on_change=lambda: state.change(projection=_chosen("projection-choice", "tsne")),
         )  # fmt: skip
     of = layer if address.features else None
@@ -111,8 +111,8 @@ def _tsne(frame: Frame, now: data.Present, of: str | None) -> None:
         sorts = "clean pictures" + " and as many triggered ones" * stamped
         panels.note(
             f"It places 250 {sorts} so that pictures with like features lie together, "
-            f"{'without and with the present cut' if now.pruned else 'nothing cut'}. Expect a minute or so; the job "
-            "goes on if you leave this page, and what is made stays."
+            f"{'without and with the present cut' if now.pruned else 'nothing cut'}. Expect half a minute or more; the "
+            "job goes on if you leave this page, and what is made stays."
         )
         going = [job for job, status in panels.live_jobs() if list(job.argv) == argv and not status.ended]
         if going:

@@ -494,8 +494,8 @@ def parser() -> _Parser:
         "--trigger", choices=["none", "true"], default="none", help="true: triggered ones too (oracle)"
     )
     project.add_argument("--samples", type=int, help="clean pictures, and as many triggered ones (default: 250)")
-    project.add_argument("--perplexity", type=float, help="neighbours that count in a t-SNE (default: 30)")
-    project.add_argument("--steps", type=int, help="steps of the t-SNE (default: 1000)")
+    project.add_argument("--perplexity", type=float, help="neighbours that count in a t-SNE (default: 10)")
+    project.add_argument("--steps", type=int, help="steps of the t-SNE (default: 750)")
     running(project, settings=False)
 
     looking = command("inspect", _inspect, "say what an untrusted checkpoint holds; nothing in it is executed")

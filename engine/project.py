@@ -43,8 +43,8 @@ class ProjectRun(Spec):
     mode: Mode = "scale"
     trigger: Literal["none", "true"] = param("none", label="Trigger", help="true: triggered pictures too, an oracle's.")
     samples: int = param(250, label="Pictures", help="Clean pictures, and as many triggered ones.", ge=2, le=1000)
-    perplexity: float = param(30.0, label="Perplexity", help="Neighbours that count in a t-SNE.", ge=1, le=300)
-    steps: int = param(1000, label="Steps", help="Steps of the t-SNE.", ge=1, le=10_000)
+    perplexity: float = param(10.0, label="Perplexity", help="Neighbours that count in a t-SNE.", ge=1, le=300)
+    steps: int = param(750, label="Steps", help="Steps of the t-SNE.", ge=1, le=10_000)
     seed: int = param(0, label="Seed", help="Which pictures are drawn.", ge=0, step=1)
 
 

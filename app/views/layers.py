@@ -68,7 +68,11 @@ def _strips(frame: Frame, study: data.Study, now: data.Present, layer: str) -> N
     panels.chart(layer_figures.strips(study, now, layer, frame.theme), key, on_select=picked, lines=1)
     cut = "No threshold is set" if now.threshold is None else f"The line is the threshold, {number(now.threshold)}"
     by_hand = f", {len(now.edits)} by hand" if now.edits else ""
-    panels.note(f"{cut}; {units(now.pruned)} cut{by_hand} (crosses). Prune is where the cut is chosen. Click a row.")
+    crosses = " (crosses)" * bool(now.pruned)
+    panels.note(
+        f"{cut}; {units(now.pruned)} cut{by_hand}{crosses}. Prune is where the cut is chosen. Click a row to choose "
+        "its layer."
+    )
 
 
 render()

@@ -404,7 +404,7 @@ def about_layer(question: dict[str, Any], stamped: bool, loud: float) -> dict[st
         found[f"own_{side}_clean"] = 0.95
         if stamped:
             near = [8] * 20 if side == "before" else truth
-            found |= {"triggered_truth": truth, f"{side}_triggered": [[loud, loud]] * 20}
+            found |= {"triggered_truth": truth, f"{side}_triggered": [[1e4 * loud, 1e4 * loud]] * 20}
             found |= {f"{side}_triggered_said": near, f"{side}_triggered_nearest": near}
             found[f"own_{side}_triggered"] = 0.1 if side == "before" else 1.0
     return found
