@@ -230,7 +230,7 @@ def _study_runs(name: str) -> dict[str, Run]:
     if name.startswith(PREFIX):
         runs = demos.studies(name)
     else:
-        digest = demos.open_suspect(name).manifest["files"].get("model.safetensors", {}).get("sha256")
+        digest = weights_of(name)
         runs = {}
         for run in reversed(_workspace_runs()):
             if run.kind == "sweep" and run.manifest["inputs"].get("suspect") == digest:
@@ -357,6 +357,11 @@ def runs_of(kind: str) -> list[Run]:
             if documents(run)[0].get("kind") == kind:
                 found.append(run)
     return found
+
+
+def weights_of(name: str) -> str:
+    """SHA-256 of the weights of a suspect, as runs about it record it; empty where it has none."""
+    return str(demos.open_suspect(name).manifest["files"].get("model.safetensors", {}).get("sha256", ""))
 
 
 def retuned(run: str) -> dict[str, Any] | None:

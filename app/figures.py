@@ -347,20 +347,24 @@ def held_out(
 # --- what is cut, layer by layer -------------------------------------------------------------------------------------
 
 
+def loses_most(names: Sequence[str], sizes: Sequence[int], cuts: Sequence[int]) -> str:
+    """Which layer loses most units, as a sentence."""
+    if not sum(cuts):
+        return "No layer loses a unit."
+    top = int(np.argmax(cuts))
+    touched = sum(1 for n in cuts if n)
+    share = percent(cuts[top] / sum(cuts), 0)
+    title = f"{names[top]} loses most: {count(cuts[top])} of its {count(sizes[top])} units"
+    return title + (f", {share} of the whole cut." if touched > 1 else ", and no other layer loses any.")
+
+
 def per_layer(layers: Sequence[Mapping[str, Any]], cut: np.ndarray, theme: Theme, height: int = 330) -> Chart:
     """Units cut in each layer, hatched, in the outline of the layer's size."""
     names = [str(row["name"]) for row in layers]
     sizes = [int(row["size"]) for row in layers]
     cuts = [int(cut[row["offset"] : row["offset"] + row["size"]].sum()) for row in layers]
     total, all_cut = sum(sizes), sum(cuts)
-    if all_cut == 0:
-        title = "No layer loses a unit."
-    else:
-        top = int(np.argmax(cuts))
-        touched = sum(1 for n in cuts if n)
-        share = percent(cuts[top] / all_cut, 0)
-        title = f"{names[top]} loses most: {count(cuts[top])} of its {count(sizes[top])} units"
-        title += f", {share} of the whole cut." if touched > 1 else ", and no other layer loses any."
+    title = loses_most(names, sizes, cuts)
     hover = [
         f"<b>{n}</b><br>{c:,} of {s:,} units cut ({percent(c / s)})" for n, c, s in zip(names, cuts, sizes, strict=True)
     ]

@@ -31,8 +31,9 @@ from engine.paths import ASSETS
 FOLDER = ASSETS / "lessons"
 SECTIONS = ("Predict", "Act", "Reveal", "Takeaway")
 GLOSSARY = "glossary"
+_VIEWS = ("attack", "prune", "neurons", "layers", "compare", "questions", "runs")
 #: Paths of the pages that a lesson may open, and the files that show them.
-PAGES = {"/": "home", **{f"/{view}": view for view in ("attack", "prune", "neurons", "compare", "questions", "runs")}}
+PAGES = {"/": "home", **{f"/{view}": view for view in _VIEWS}}
 _FIELDS = {"title": str, "minutes": int, "link": str, "commit": bool, "guess": str, "within": int}
 _NEEDED = ("title", "minutes", "link")
 _FIGURE = re.compile(r"\{([A-Za-z0-9_.]+)\}")

@@ -66,6 +66,16 @@ MEANING: dict[Measure, str] = {
 CIVIDIS = [
     "#00224E", "#123570", "#3B496C", "#575D6D", "#707173", "#8A8678", "#A59C74", "#C3B369", "#E1CC55", "#FEE838",
 ]  # fmt: skip
+#: True classes, where points are coloured by them, after Paul Tol's muted set; names stand beside them. Blue,
+#: vermilion and teal are left out: they mean something.
+CLASSES: dict[ThemeName, list[str]] = {
+    "light": [
+        "#882255", "#999933", "#332288", "#CC6677", "#117733", "#AA4499", "#6E7681", "#B8A13F", "#5A4FCF", "#7A4A1E",
+    ],
+    "dark": [
+        "#D06A9F", "#B9B955", "#9A8FE8", "#E58B99", "#5FB37A", "#CF7FC4", "#A3ABB7", "#DDCC77", "#7C9BE0", "#C29A6B",
+    ],
+}  # fmt: skip
 #: Ends of the difference scale; its middle is the paper.
 LESS, MORE = "#0072B2", "#D55E00"
 FONT = '"Source Sans", "Source Sans Pro", sans-serif'

@@ -14,6 +14,7 @@ import numpy as np
 from app import figures, report_figures, report_page
 from app.figures import Chart
 from app.palette import MEANING, MEASURES, NAME, Measure, Theme, clock, count, number, percent, points
+from app.projection_figures import projection
 from app.redaction import redact, redact_text
 from app.report_figures import Classes, Line
 from app.report_page import Page, esc, mono
@@ -153,6 +154,13 @@ def _charts(page: Page, run: Run, result: Mapping[str, Any], lines: Sequence[Lin
         page.figure(lambda theme: _units(run, layers, title, seen, theme))
     if seen and run.kind == "attack" and len(result.get("history") or []) > 1:
         page.figure(lambda theme: report_figures.losses(result["history"], theme))
+    if run.kind == "project":
+        places = redact({**result, **run.arrays("projection")}, seen)
+        page.figure(
+            lambda theme: projection(places, result["classes"], theme, pruned=int(result["pruned"]), height=520)
+        )
+        stamped = "; an open square is one with the trigger" * ("before_triggered" in places)
+        page.note(f"A dot is a clean picture, its colour the true class, whose name stands by it{stamped}.")
     if run.kind == "detect" and result.get("per_class"):
         limit = (result.get("settings") or {}).get("index")
         of = Classes(result.get("classes") or [], result["per_class"], result.get("target"), limit)

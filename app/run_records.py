@@ -21,7 +21,7 @@ from engine.runs.store import Run, open_run
 
 KINDS = {
     "attack": "Training", "defend": "Defense", "sweep": "Curve", "detect": "Detection", "import": "Import",
-    "retune": "Retuning",
+    "retune": "Retuning", "project": "Projection",
 }  # fmt: skip
 #: States of a job, as a person says them.
 WORDS = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import streamlit as st
 
 from app import data, panels, state
@@ -24,6 +26,19 @@ def scored(frame: Frame, promise: str) -> tuple[dict[str, data.Study], data.Stud
     return studies, studies[state.load().score]
 
 
+def score_choice(studies: Mapping[str, data.Study], study: data.Study, label: str) -> None:
+    """The scores to choose among; the page follows the address."""
+    st.segmented_control(
+        label,
+        list(studies),
+        format_func=lambda name: studies[name].label + (" \u25c7" if studies[name].oracle else ""),
+        key=state.shows("score-choice", study.score),
+        required=True,
+        help="Higher is more suspicious. \u25c7 oracle: this score used the trigger.",
+        on_change=lambda: state.choose_score(state.shown("score-choice")),
+    )
+
+
 def unscored(frame: Frame, promise: str) -> None:
     """The first thing to do with an unscored suspect; ``promise`` is what this page shows afterwards."""
     # A model that was measured with few pictures of one's own has no more of them to be scored with.
@@ -38,7 +53,7 @@ def unscored(frame: Frame, promise: str) -> None:
         )
         going = [job for job, status in panels.live_jobs() if not status.ended and frame.suspect.name in job.argv]
         if going:
-            st.fragment(_scoring, run_every=1.0)(going[0].id)
+            st.fragment(under_way, run_every=1.0)(going[0].id)
             return
         st.button(
             "Score this model",
@@ -52,7 +67,8 @@ def unscored(frame: Frame, promise: str) -> None:
         )
 
 
-def _scoring(job: str) -> None:
+def under_way(job: str) -> None:
+    """How far a job is, for a part of the page that waits for it and is redrawn alone."""
     status = jobs.status(job)
     if status.ended:
         st.rerun()

@@ -38,9 +38,11 @@ LAB = (
 #: What Compare is set to: the figure of its matrix, the pictures and the trigger of the defenses in it, how many units
 #: two scores are compared by, and the defense whose answers are shown. The last is the open question that is looked at.
 COMPARE = ("figure", "samples", "source", "top", "defense", "question")
+#: What Layers is set to: the layer, whose features are projected (the last layer's unless ``layer``), and how.
+LAYERS = ("layer", "features", "projection")
 KEYS = (
     "run", "pin", "neuron", "score", "thr", "role", "lesson", "mode", "edits", "picture", "job", "versus",
-    *COMPARE, *LAB,
+    *COMPARE, *LAYERS, *LAB,
 )  # fmt: skip
 DEFAULT_SCORE = "rnp"
 #: In place of a lesson: the questions of the Learn page, which are about no suspect and so about no role.
@@ -52,7 +54,8 @@ MOST_EDITS = 100
 _ECHO = 60.0
 #: Characters of one of the lab's parameters, at most.
 _LONGEST = 4000
-_UNIT = re.compile(r"[A-Za-z0-9_.\-]{1,100}:\d{1,6}")
+_LAYER = re.compile(r"[A-Za-z0-9_.\-]{1,100}")
+_UNIT = re.compile(rf"{_LAYER.pattern}:\d{{1,6}}")
 _RUN = re.compile(rf"({_UNIT.pattern})(?:-(\d{{1,6}}))?([!~])")
 #: Units of a layer at most, so that a link cannot ask for a run without end.
 _LONGEST_RUN = 20_000
@@ -84,13 +87,16 @@ class Address:
     top: int | None = None
     defense: str | None = None
     question: str | None = None
+    layer: str | None = None
+    features: Literal["layer"] | None = None
+    projection: Literal["tsne"] | None = None
     lab: tuple[tuple[str, str], ...] = ()
 
     def params(self, lab: bool = False) -> dict[str, str]:
         """As URL parameters; whatever is at its default is left out, the Attack lab's unless it asks for them."""
         found: dict[str, str] = {}
         words = ("run", "pin", "neuron", "role", "lesson", "job", "versus", "figure", "source", "defense", "question")
-        for key in words:
+        for key in (*words, *LAYERS):
             if value := getattr(self, key):
                 found[key] = value
         if self.score != DEFAULT_SCORE:
@@ -127,6 +133,11 @@ def parse(params: Mapping[str, str]) -> tuple[Address, list[str]]:
             values["neuron"] = neuron
         else:
             refuse("neuron", "a unit id such as layer4.1.bn2:87")
+    if layer := params.get("layer"):
+        if _LAYER.fullmatch(layer):
+            values["layer"] = layer
+        else:
+            refuse("layer", "the name of a layer such as layer4.1.bn2")
     for key, example in (
         ("score", "the name of a score such as rnp"),
         ("figure", "a figure such as asr"),
@@ -146,10 +157,13 @@ def parse(params: Mapping[str, str]) -> tuple[Address, list[str]]:
             values["thr"] = value
         except ValueError:
             refuse("thr", "a number or none")
-    for key, allowed in (("role", ("defender", "oracle")), ("mode", ("scale", "silence"))):
+    for key, allowed in (
+        ("role", ("defender", "oracle")), ("mode", ("scale", "silence")), ("features", ("last", "layer")),
+        ("projection", ("pca", "tsne")),
+    ):  # fmt: skip
         if word := params.get(key):
             if word in allowed:
-                values[key] = word
+                values[key] = None if word in ("last", "pca") else word
             else:
                 refuse(key, " or ".join(allowed))
     if edits := params.get("edits"):
@@ -439,7 +453,7 @@ def choose_run(run: str, role: Role | None = None) -> None:
     fresh = Address(run=run, pin=address.pin, role=role, score=address.score)
     cut = history(fresh).present
     st.session_state.origin = "url"
-    go(run=run, role=role, neuron=None, thr=cut.thr, edits=cut.edits, picture=0)
+    go(run=run, role=role, neuron=None, thr=cut.thr, edits=cut.edits, picture=0, layer=None)
 
 
 # --- roles -----------------------------------------------------------------------------------------------------------

@@ -243,7 +243,7 @@ def _maps(frame: Frame, questions: Mapping[str, dict[str, Any]], unit: str) -> N
             cells.append(_absent(name, forgot if key == "unlearned" and forgot else inside))
     for key, _, _ in kinds:
         cells.append(f'<p class="um-say one">{f"mean {short(float(arrays[key].mean()))}" if key in arrays else ""}</p>')
-    cells.append(_scale(CIVIDIS, short(low) if arrays else "", short(high) if arrays else ""))
+    cells.append(scale(CIVIDIS, short(low) if arrays else "", short(high) if arrays else ""))
     _pairs(cells, max(pictures.opened(item["clean"]).shape[:2]) if item else SIDE)
 
 
@@ -317,7 +317,7 @@ def _attributed(frame: Frame, question: dict[str, Any], forgotten: dict[str, Any
             else:
                 cells.append(_absent(name, other if key == "unlearned" else answer))
         ends = (short(-reach), short(reach)) if arrays else ("", "")
-        cells.append(_scale((LESS, frame.theme.paper, MORE), *ends))
+        cells.append(scale((LESS, frame.theme.paper, MORE), *ends))
         _pairs(cells, max((n for a in arrays.values() for n in a.shape), default=SIDE))
     with left:
         if answer.value is None:
@@ -374,7 +374,8 @@ def _absent(name: str, answer: ask.Answer) -> str:
     return f'<div class="um-blank" role="img" aria-label="{said}"><span>{esc(words)}</span></div>'
 
 
-def _scale(colours: Any, low: str, high: str) -> str:
+def scale(colours: Any, low: str, high: str) -> str:
+    """A colour scale with what its ends stand for, as markup."""
     ramp = f"linear-gradient(90deg, {', '.join(colours)})"
     ends = (f"<span>{esc(end)}</span>" for end in (low, high))
     return '<div class="um-scale">{0}<i style="background:{2}"></i>{1}</div>'.format(*ends, ramp)

@@ -275,6 +275,18 @@ def _retune(args: argparse.Namespace, progress: Progress) -> Json:
     return _row(run_retune(spec, defended, _compute(args), args.out, progress))
 
 
+def _project(args: argparse.Namespace, progress: Progress) -> Json:
+    from engine.project import ProjectRun, run_project, unit_numbers
+    from engine.suspects import load_suspect
+
+    compute = _compute(args)
+    suspect = load_suspect(args.suspect, compute)
+    settings = {key: getattr(args, key) for key in ("method", "layer", "mode", "trigger", "seed")}
+    settings |= {key: v for key in ("samples", "perplexity", "steps") if (v := getattr(args, key)) is not None}
+    spec = ProjectRun.build(settings, suspect=args.suspect, cut=unit_numbers(args.cut, suspect.units))
+    return _row(run_project(spec, suspect, compute, args.out, progress))
+
+
 def _export(args: argparse.Namespace, _progress: Progress) -> Json:
     from engine.export import export_run
 
@@ -473,6 +485,20 @@ def parser() -> _Parser:
     retune.add_argument("--epochs", type=int, default=5)
     retune.add_argument("--lr", type=float, default=0.01)
     running(retune, settings=False)
+
+    project = command("project", _project, "place pictures by the network's features, before and after a cut")
+    project.add_argument("suspect", metavar="SUSPECT", help="a run folder, run:ID of the workspace, or demo:NAME")
+    project.add_argument("--method", choices=["pca", "tsne"], default="tsne")
+    project.add_argument("--layer", help="a layer of units, averaged (default: what the last linear layer reads)")
+    project.add_argument("--cut", default="", metavar="UNITS", help="numbers, runs of them and ids: 3,5-9,bn1:7")
+    project.add_argument("--mode", choices=["scale", "silence"], default="scale")
+    project.add_argument(
+        "--trigger", choices=["none", "true"], default="none", help="true: triggered ones too (oracle)"
+    )
+    project.add_argument("--samples", type=int, help="clean pictures, and as many triggered ones (default: 250)")
+    project.add_argument("--perplexity", type=float, help="neighbours that count in a t-SNE (default: 10)")
+    project.add_argument("--steps", type=int, help="steps of the t-SNE (default: 750)")
+    running(project, settings=False)
 
     looking = command("inspect", _inspect, "say what an untrusted checkpoint holds; nothing in it is executed")
     looking.add_argument("file", metavar="FILE", type=Path)

@@ -11,6 +11,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -213,21 +214,20 @@ class Questions:
             "choices": (Choices, self._choices),
             "preview": (Preview, self._preview),
         }
-        from engine import unit_questions
+        from engine import layer_questions, unit_questions
 
+        inside = {**unit_questions.WAYS, **layer_questions.WAYS}
         kind = str(question.get("kind"))
-        if kind not in ways and kind not in unit_questions.WAYS:
-            raise ValueError(f"expected kind to be one of {', '.join((*ways, *unit_questions.WAYS))}, got {kind!r}")
-        form, way = ways[kind] if kind in ways else (unit_questions.WAYS[kind][0], self._about_unit)
+        if kind not in ways and kind not in inside:
+            raise ValueError(f"expected kind to be one of {', '.join((*ways, *inside))}, got {kind!r}")
+        form, way = ways[kind] if kind in ways else (inside[kind][0], partial(self._inside, inside[kind][1]))
         for answer in way(form.build(question)):
             yield replace(answer, question=question)
 
-    def _about_unit(self, question: Any) -> Iterator[Answer]:
-        from engine import unit_questions
-
+    def _inside(self, way: Callable[[_Warm, Any, Compute], Iterator[Answer]], question: Any) -> Iterator[Answer]:
         yield _working("loading the suspect")
         warm = self._open(question.suspect)
-        yield from unit_questions.WAYS[question.kind][1](warm, question, self._compute)
+        yield from way(warm, question, self._compute)
 
     def _check(self, question: Check) -> Iterator[Answer]:
         yield _working("loading the suspect")

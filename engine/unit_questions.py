@@ -207,6 +207,7 @@ def extra_bytes(extra: dict[str, Any]) -> int:
     model: nn.Module | None = (extra.get("unlearned") or (None,))[0]
     kept = [] if model is None else list(model.state_dict().values())
     top = extra.get("top") or {}
+    kept += [t for seen in extra.get("features", {}).values() for pair in seen.values() for t in pair]
     return sum(t.nbytes for t in (*kept, top.get("values"), top.get("numbers")) if t is not None)
 
 

@@ -17,7 +17,7 @@ from app import data, linked, neuron_figures, panels, state
 from app.grid import GridEvent, neuron_grid
 from app.palette import count, number, units
 from app.panels import Frame
-from app.scoring import scored
+from app.scoring import score_choice, scored
 from app.unit_card import unit_card
 
 
@@ -65,15 +65,7 @@ def _chosen(study: data.Study) -> int:
 
 def _controls(studies: Mapping[str, data.Study], study: data.Study) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium", key="controls"):
-        st.segmented_control(
-            "Coloured by",
-            list(studies),
-            format_func=lambda name: studies[name].label + (" \u25c7" if studies[name].oracle else ""),
-            key=state.shows("score-choice", study.score),
-            required=True,
-            help="Higher is more suspicious. \u25c7 oracle: this score used the trigger.",
-            on_change=lambda: state.choose_score(state.shown("score-choice")),
-        )
+        score_choice(studies, study, "Coloured by")
         st.toggle(
             "Strike out the cut",
             key="strike",

@@ -52,3 +52,23 @@ def unit_means(model: nn.Module, unit: int, x: Tensor, compute: Compute) -> Tens
         for part in x.split(250):
             model(compute.images(part))
     return torch.cat(seen)
+
+
+@torch.inference_mode()
+def mean_map(model: nn.Module, layer: Layer, x: Tensor, compute: Compute) -> Tensor:
+    """The output of a layer, averaged over its units and over pictures (N, C, H, W): float32 (h, w) on the CPU.
+
+    (1, positions) for a linear layer.
+    """
+    total: list[Tensor] = []
+
+    def see(_layer: Layer, output: Tensor) -> None:
+        part = channels(output, layer).float().mean(1).sum(0).cpu()
+        side = output.shape[2:] if output.ndim == 4 else (1, len(part))
+        part = part.reshape(*side)
+        total[:] = [part if not total else total[0] + part]
+
+    with evaluating(model), compute.autocast(), watching(model, see, only=layer):
+        for images in x.split(250):
+            model(compute.images(images))
+    return total[0] / len(x)

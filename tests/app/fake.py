@@ -373,12 +373,41 @@ def about_unit(question: dict[str, Any], sheet: str, stamped: bool, loud: float)
         if stamped and question["triggered"]:
             found |= {"edges": [0.0, 0.5, loud], "triggered": [[0, 50]] * 10}
         return found
+    if question["kind"] in ("layer", "unlearned_layer", "latent"):
+        return about_layer(question, stamped, loud)
     if question["kind"] == "unlearned":
         hist = {"edges": [0.0, 0.25, 0.5], "clean": [400, 100], "unlearned": [100, 400]}
         pixels = np.eye(28).tolist() if question.get("method") else None
         p = (np.eye(10)[4] * 0.9).tolist()
         return {"map": np.eye(4).tolist(), "hist": hist, "p": p, "acc": 0.18, "passes": 11, "pixels": pixels}
     return None
+
+
+def about_layer(question: dict[str, Any], stamped: bool, loud: float) -> dict[str, Any]:
+    """What the warm worker would say of a layer, or of the features behind it; ``loud`` as in :func:`about_unit`."""
+    if question["kind"] == "unlearned_layer":
+        return {"map": (np.eye(4) / 2).tolist(), "acc": 0.18, "passes": 11}
+    stamped, cut = stamped and question["triggered"], bool(question["cut"])
+    if question["kind"] == "layer":
+        high = np.full((4, 4), loud).tolist() if stamped else None
+        after = np.eye(4).tolist()
+        return {
+            "layer": question["layer"], "pictures": 450, "pruned": len(question["cut"]),
+            "map_clean": np.eye(4).tolist(), "map_triggered": high, "map_clean_cut": after if cut else None,
+            "map_triggered_cut": after if cut and stamped else None,
+        }  # fmt: skip
+    truth = list(range(10)) * 2
+    places = [[k % 10, k // 10] for k in range(20)]
+    found: dict[str, Any] = {"truth": truth, "shares": [0.5, 0.25], "pruned": len(question["cut"])}
+    for side in ("before", *(["after"] if cut else [])):
+        found |= {f"{side}_clean": places, f"{side}_clean_said": truth, f"{side}_clean_nearest": truth}
+        found[f"own_{side}_clean"] = 0.95
+        if stamped:
+            near = [8] * 20 if side == "before" else truth
+            found |= {"triggered_truth": truth, f"{side}_triggered": [[1e4 * loud, 1e4 * loud]] * 20}
+            found |= {f"{side}_triggered_said": near, f"{side}_triggered_nearest": near}
+            found[f"own_{side}_triggered"] = 0.1 if side == "before" else 1.0
+    return found
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ def test_a_defenders_browser_never_receives_what_is_hidden(loud: str, new_page: 
         socket.on("framereceived", lambda frame: heard.append(frame if isinstance(frame, bytes) else frame.encode()))
 
     page.on("websocket", listen)
-    for view in ("", "prune", "neurons"):
+    for view in ("", "prune", "neurons", "layers"):
         page.goto(f"{loud}/{view}?run=demo:badnets&role=defender&score=tac&pin=demo:blend~tac")
         settle(page)
         page.wait_for_timeout(1500)
@@ -168,7 +168,7 @@ def test_a_link_opens_what_it_names_and_moving_on_keeps_it(loud: str, new_page: 
 @pytest.mark.parametrize("width", [1280, 800])
 def test_no_page_is_wider_than_its_window(loud: str, new_page: NewPage, dark: bool, width: int) -> None:
     page = new_page(loud, dark=dark, width=width)
-    for view in ("", "learn", "open", "attack", "prune", "neurons", "runs"):
+    for view in ("", "learn", "open", "attack", "prune", "neurons", "layers", "runs"):
         page.goto(f"{loud}/{view}?run=demo:badnets")
         settle(page)
         over = page.evaluate(

@@ -20,7 +20,7 @@ from engine.runs.store import new_run, open_run
 from tests.app import fake
 
 MAIN = str(Path(__file__).resolve().parents[2] / "app" / "main.py")
-PAGES = ("views/home.py", "views/prune.py", "views/neurons.py")
+PAGES = ("views/home.py", "views/prune.py", "views/neurons.py", "views/layers.py")
 #: Until somebody commits, none of these may reach the browser: an ASR of 73.7 %, an RA of 26.3 %, a triggered output.
 FORBIDDEN = ("73.73", "73.7\u202f%", "0.7373", "26.262", "26.3\u202f%", "0.2626", "31415", "3.1415")
 Open = Callable[..., AppTest]
@@ -36,6 +36,7 @@ Worker = list[dict[str, Any]]
         "views/attack.py",
         "views/prune.py",
         "views/neurons.py",
+        "views/layers.py",
         "views/compare.py",
         "views/questions.py",
         "views/runs.py",
