@@ -21,9 +21,7 @@ from torch import Tensor
 from engine.compute import Compute, generator
 from engine.data.base import Images, draw
 from engine.demos import locate
-from engine.explain import METHODS
 from engine.explain.activations import mean_outputs
-from engine.explain.attributions import attribution
 from engine.explain.encode import png
 from engine.explain.examples import examples, suspect_of
 from engine.explain.feature_maps import unit_maps, unit_means
@@ -80,10 +78,6 @@ class Unit(_Question):
     triggered: bool = True
     cut: tuple[int, ...] = ()
     mode: Mode = "scale"
-
-
-class Attribution(Unit):
-    method: str
 
 
 class Activations(_Question):
@@ -204,7 +198,6 @@ class Questions:
             "pictures": (Pictures, self._pictures),
             "stranger": (Stranger, self._stranger),
             "unit": (Unit, self._unit),
-            "attribution": (Attribution, self._attribution),
             "activations": (Activations, self._activations),
             "commit": (Commit, self._commit),
             "confusion": (Confusion, self._confusion),
@@ -366,30 +359,6 @@ class Questions:
                 "map_clean": _floats(at_clean),
                 "map_triggered": None if at_triggered is None else _floats(at_triggered),
                 "hist": histogram(means["clean"], means.get("triggered")),
-            }
-        )
-
-    def _attribution(self, question: Attribution) -> Iterator[Answer]:
-        if question.method not in METHODS:
-            raise ValueError(f"expected method to be one of {', '.join(METHODS)}, got {question.method!r}")
-        yield _working("loading the suspect")
-        warm = self._open(question.suspect)
-        model, cut = warm.suspect.model, warm.cut(question.cut)
-        attack = warm.suspect.attack if question.triggered else None
-        pictures = [clean := warm.picture(question.number)]
-        if attack is not None:
-            pictures.append(attack.trigger(clean))
-        x = torch.cat(pictures)
-        with masked(model, cut, question.mode):
-            said = self._compute.logits(model, x).argmax(1)
-            maps = attribution(model, question.unit, x, question.method, self._compute, said)
-        yield _exact(
-            {
-                "method": question.method,
-                "title": METHODS[question.method],
-                "clean": _floats(maps[0]),
-                "triggered": None if attack is None else _floats(maps[1]),
-                "answers": said.tolist(),
             }
         )
 

@@ -54,10 +54,15 @@ def attribution(
         with evaluating(model), torch.no_grad():
             target = model(images).argmax(1)
     target = target.to(images.device)
-    through = {"conductance": conductance, "layer_gradcam": layer_gradcam}
-    if method in through:
-        return through[method](model, unit, images, target)
-    whole = {"integrated_gradients": integrated_gradients, "gradcam": gradcam, "occlusion": occlusion}
+    if method == "conductance":
+        return conductance(model, unit, images, target)
+    if method == "layer_gradcam":
+        return layer_gradcam(model, unit, images, target)
+    whole: dict[str, Callable[[nn.Module, Tensor, Tensor], Tensor]] = {
+        "integrated_gradients": integrated_gradients,
+        "gradcam": gradcam,
+        "occlusion": occlusion,
+    }
     return whole[method](model, images, target)
 
 
