@@ -133,8 +133,12 @@ def _row(frame: Frame, question: Mapping[str, Any], answer: ask.Answer, cells: S
             parts.append(image(drawn, _alt(frame, question, cell, unit)))
     parts += [_said(frame, cell) for cell in cells]
     known = any(cell.pixels is not None for cell in cells)
-    parts.append(scale((LESS, frame.theme.paper, MORE), *((short(-reach), short(reach)) if known else ("", ""))))
+    parts.append(scale((LESS, frame.theme.paper, MORE), *((_end(-reach), _end(reach)) if known else ("", ""))))
     return "".join(parts)
+
+
+def _end(value: float) -> str:
+    return short(value) if abs(value) >= 0.0005 else number(float(f"{value:.2g}"))
 
 
 def _said(frame: Frame, cell: _Cell) -> str:
@@ -161,8 +165,11 @@ def _title(frame: Frame, question: Mapping[str, Any], rows: Sequence[Sequence[_C
     cells, classes = rows[-1], frame.suspect.classes
     picture = f"the {ROWS[cells[0].row][0].lower()} picture"
     if len(cells) > 1:
-        said = [f"{classes[int(np.argmax(c.p))]} {STATES[c.state].lower()}" for c in cells]
-        return f"{picture.capitalize()} is answered {', '.join(said)}."
+        said: dict[str, list[str]] = {}
+        for cell in cells:
+            said.setdefault(classes[int(np.argmax(cell.p))], []).append(STATES[cell.state].lower())
+        parts = [f"{panels.article(name)} to the {' and '.join(who)} model" for name, who in said.items()]
+        return f"{picture.capitalize()} is {', '.join(parts)}."
     pixels = cells[0].pixels
     assert pixels is not None
     row, at = np.unravel_index(int(np.abs(pixels).argmax()), pixels.shape)

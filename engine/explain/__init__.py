@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 METHODS: dict[str, str] = {
-    "neuron_gradient": "Gradient of the unit",
-    "neuron_gradient_x_input": "Gradient of the unit x picture",
-    "neuron_integrated_gradients": "Integrated gradients of the unit",
-    "conductance": "Conductance of the answer through the unit",
-    "layer_gradcam": "Grad-CAM of the answer, at the unit's layer",
-    "integrated_gradients": "Whole model: integrated gradients",
-    "gradcam": "Whole model: Grad-CAM",
-    "occlusion": "Whole model: occlusion",
+    "neuron_gradient": "Unit: gradient",
+    "neuron_gradient_x_input": "Unit: gradient x picture",
+    "neuron_integrated_gradients": "Unit: integrated gradients",
+    "conductance": "Unit: conductance",
+    "layer_gradcam": "Layer: Grad-CAM",
+    "integrated_gradients": "Model: integrated gradients",
+    "gradcam": "Model: Grad-CAM",
+    "occlusion": "Model: occlusion",
 }
 """Attribution methods: name -> what a menu calls it."""
 
