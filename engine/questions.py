@@ -344,9 +344,11 @@ class Questions:
             if attack is not None:
                 at_triggered = unit_maps(model, question.unit, attack.trigger(clean), self._compute)[0]
         means: dict[str, Tensor] = {}
+        if not cut.any():
+            yield from self._measure(warm, attack is not None)
         stamped = None if attack is None else warm.triggered_defense
         for name, x in (("clean", warm.defense.x), ("triggered", stamped)):
-            if x is not None and not cut.any() and name in warm.means:
+            if x is not None and not cut.any():
                 means[name] = warm.means[name][:, question.unit]
             elif x is not None:
                 yield _working(f"the unit's output on {len(x)} defense images")
@@ -365,13 +367,7 @@ class Questions:
     def _activations(self, question: Activations) -> Iterator[Answer]:
         yield _working("loading the suspect")
         warm = self._open(question.suspect)
-        for name, x in (("clean", warm.defense.x), ("triggered", warm.triggered_defense)):
-            if x is not None and name not in warm.means:
-                rows = []
-                for part in x.split(SLICE // 2):
-                    yield _working(f"unit outputs on {name} defense images")
-                    rows.append(mean_outputs(warm.suspect.model, part, self._compute))
-                warm.means[name] = torch.cat(rows)
+        yield from self._measure(warm, True)
         triggered = warm.means.get("triggered")
         yield _exact(
             {
@@ -379,6 +375,17 @@ class Questions:
                 "triggered": None if triggered is None else _floats(triggered.mean(0)),
             }
         )
+
+    def _measure(self, warm: _Warm, triggered: bool) -> Iterator[Answer]:
+        """Mean outputs of all units on the defense images, once for a suspect: then no unit has to wait for its own."""
+        for name, x in (("clean", warm.defense.x), ("triggered", warm.triggered_defense if triggered else None)):
+            if x is None or name in warm.means:
+                continue
+            rows = []
+            for part in x.split(SLICE // 2):
+                yield _working(f"unit outputs on {name} defense images")
+                rows.append(mean_outputs(warm.suspect.model, part, self._compute))
+            warm.means[name] = torch.cat(rows)
 
     def _commit(self, question: Commit) -> Iterator[Answer]:
         from engine.defend import commit_cut
