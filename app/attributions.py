@@ -173,7 +173,8 @@ def _title(frame: Frame, question: Mapping[str, Any], rows: Sequence[Sequence[_C
     pixels = cells[0].pixels
     assert pixels is not None
     row, at = np.unravel_index(int(np.abs(pixels).argmax()), pixels.shape)
-    who = "The answer" if question["method"] in ANSWER else unit
+    answer = f"The answer through {unit}" if question["method"] == "conductance" else "The answer"
+    who = answer if question["method"] in ANSWER else unit
     return f"{who} depends most on row {row + 1}, column {at + 1} of {picture}."
 
 
