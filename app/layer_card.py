@@ -13,25 +13,30 @@ import numpy as np
 import streamlit as st
 
 from app import data, neuron_figures, panels, pictures
+from app.attributions import rnp_of
+from app.card_pieces import scale
 from app.neuron_figures import short
 from app.palette import CIVIDIS, LESS, MORE, count, percent, units
 from app.panels import Frame, Picture
-from app.unit_card import scale
 from app.unit_more import live
 
 SIDE = 112
 Maps = dict[str, np.ndarray]
 
 
-def layer_card(frame: Frame, study: data.Study, now: data.Present, layer: str, mode: str) -> None:
+def layer_card(
+    frame: Frame, studies: Mapping[str, data.Study], study: data.Study, now: data.Present, layer: str, mode: str
+) -> None:
     """The card of a layer under the present cut."""
-    questions = _questions(frame, now, layer, mode)
+    questions = _questions(frame, studies, now, layer, mode)
     with st.container(border=True, key="layer-card", gap="small"):
         _head(study, now, layer)
         live(lambda: _body(frame, questions, layer), frame, *questions.values())
 
 
-def _questions(frame: Frame, now: data.Present, layer: str, mode: str) -> dict[str, dict[str, Any]]:
+def _questions(
+    frame: Frame, studies: Mapping[str, data.Study], now: data.Present, layer: str, mode: str
+) -> dict[str, dict[str, Any]]:
     name = frame.suspect.name
     asked = {"layer": {"kind": "layer", "suspect": name, "layer": layer, "triggered": frame.seen,
                        "cut": now.numbers, "mode": mode}}  # fmt: skip
@@ -40,7 +45,8 @@ def _questions(frame: Frame, now: data.Present, layer: str, mode: str) -> dict[s
     # Some imported suspects have stamped test pictures but no trigger that could be put on others.
     if stamped and (known is None or known.value is None or known.value.get("map_triggered") is not None):
         return asked
-    return {**asked, "unlearned": {"kind": "unlearned_layer", "suspect": name, "layer": layer}}
+    forgotten = {"kind": "unlearned_layer", "suspect": name, "layer": layer, "study": rnp_of(studies)}
+    return {**asked, "unlearned": forgotten}
 
 
 def _head(study: data.Study, now: data.Present, layer: str) -> None:

@@ -1,4 +1,4 @@
-"""Panels of Neurons that select for each other: find box, scatter plots, ranking table, and several units at once.
+"""Panels of Neurons that select for each other: scatter plots, ranking table, and several units at once.
 
 Whichever of them a unit is chosen in, :func:`app.state.select` moves the one selection with its origin, and the others
 show it. The one it came from is not given it back: redrawing it would take away what the person did there.
@@ -22,30 +22,6 @@ from app.state import Origin
 _MOST = 12
 #: What :func:`draw` of a chart is given: the unit to ring, and the units chosen together with it.
 Draw = Callable[[str | None, Sequence[str]], Chart]
-
-
-def find_box(study: data.Study) -> None:
-    """Select a unit by what a person types; what it is not is said by :func:`find_refusal`."""
-    store = st.session_state
-
-    def find() -> None:
-        text = (store.get("find") or "").strip()
-        if not text:
-            return
-        try:
-            state.select(data.find_unit(study.layers, text), "find")
-        except ValueError as error:
-            store["find-error"] = str(error)
-
-    st.text_input(
-        "Find a unit", key="find", placeholder=f"{study.layers[-1]['name']}:87", width=210, icon=":material/search:",
-        help="An id, a short form such as l4.1 87, or a number among all units; press Enter.", on_change=find,
-    )  # fmt: skip
-
-
-def find_refusal() -> None:
-    if error := st.session_state.pop("find-error", None):
-        panels.refuse(ValueError(error), "Hover over the grid to read ids.")
 
 
 # --- scatter plots ---------------------------------------------------------------------------------------------------

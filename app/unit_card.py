@@ -17,16 +17,17 @@ import numpy as np
 import streamlit as st
 
 from app import data, neuron_figures, panels, pictures, state
+from app.attributions import attribution, rnp_of
+from app.card_pieces import SIDE, absent, column, image, pairs, scale
 from app.linked import by_score, rank
 from app.neuron_figures import short
-from app.palette import CIVIDIS, LESS, MORE, count, number, percent
+from app.palette import CIVIDIS, count, number, percent
 from app.panels import Frame, article, esc
 from app.picture_strip import SIDE as THUMB
 from app.picture_strip import picture_strip
 from app.unit_more import live, more
 from engine.runs import ask
 
-SIDE = 112  # four times the 28 pixels of a picture, sixteen times the 7 of a map
 #: Pictures in the row that one is chosen from.
 ROW = 6
 _CSS = Path(__file__).parent / "unit_card.css"
@@ -42,14 +43,14 @@ def unit_card(frame: Frame, studies: Mapping[str, data.Study], study: data.Study
     unit = data.id_of(study.layers, k)
     with st.container(border=True, key="card", gap="small"):
         _head(study, now, unit, k)
-        at = _chooser(frame)
-        questions = _questions(frame, k, at)
+        at = _chooser(frame, studies)
+        questions = _questions(frame, studies, k, at)
         live(lambda: _body(frame, studies, questions, unit, k), frame, *questions.values())
-        _attribution(frame, unit, k, at)
+        attribution(frame, studies, now, unit, k, at, total=_tests(frame), stamped=_has_trigger(frame, k, at))
         more(frame, unit, k)
 
 
-def _questions(frame: Frame, k: int, at: int) -> dict[str, dict[str, Any]]:
+def _questions(frame: Frame, studies: Mapping[str, data.Study], k: int, at: int) -> dict[str, dict[str, Any]]:
     """What is asked of the worker, about the suspect as it came (nothing cut)."""
     whole: dict[str, Any] = {"suspect": frame.suspect.name, "cut": [], "mode": "scale"}
     first = at - at % ROW
@@ -57,15 +58,15 @@ def _questions(frame: Frame, k: int, at: int) -> dict[str, dict[str, Any]]:
     return {
         "pictures": {"kind": "pictures", **whole, "numbers": numbers},
         "unit": {"kind": "unit", **whole, "unit": k, "number": at, "triggered": frame.seen},
-        **({} if _has_trigger(frame, k, at) else {"unlearned": _forgotten(frame, k, at)}),
+        **({} if _has_trigger(frame, k, at) else {"unlearned": _forgotten(frame, studies, k, at)}),
     }
 
 
-def _forgotten(frame: Frame, k: int, at: int) -> dict[str, Any]:
-    """The same unit and picture in the unlearned model, with the attribution that is chosen, if one is."""
-    method = st.session_state.get("method")
-    asked = {"kind": "unlearned", "suspect": frame.suspect.name, "unit": k, "number": at}
-    return asked if method is None else {**asked, "method": method}
+def _forgotten(frame: Frame, studies: Mapping[str, data.Study], k: int, at: int) -> dict[str, Any]:
+    """The same unit and picture in the unlearned model."""
+    return {
+        "kind": "unlearned", "suspect": frame.suspect.name, "unit": k, "number": at, "study": rnp_of(studies),
+    }  # fmt: skip
 
 
 def _has_trigger(frame: Frame, k: int, at: int) -> bool:
@@ -158,13 +159,13 @@ def _ranks(studies: Mapping[str, data.Study], k: int) -> None:
 # --- the picture -----------------------------------------------------------------------------------------------------
 
 
-def _chooser(frame: Frame) -> int:
+def _chooser(frame: Frame, studies: Mapping[str, data.Study]) -> int:
     """A row of test pictures, and the number of the chosen one."""
     total = _tests(frame)
     at = min(state.load().picture, total - 1)
     if at != state.load().picture:
         state.go(picture=at)
-    question = _questions(frame, 0, at)["pictures"]
+    question = _questions(frame, studies, 0, at)["pictures"]
     answer = panels.answer_to(question, frame.seen)
     found = {item["number"]: item for item in (answer.value or {}).get("items", [])}
     classes = frame.suspect.classes
@@ -229,7 +230,7 @@ def _maps(frame: Frame, questions: Mapping[str, dict[str, Any]], unit: str) -> N
             item = {**item, "unlearned": item["clean"], "p_unlearned": forgot.value["p"]}
     arrays = {key: np.asarray(values, float) for key, values in maps.items() if values is not None}
     low, high = pictures.common_range(*arrays.values()) if arrays else (0.0, 1.0)
-    cells = [_column(name, key) for _, name, key in kinds]
+    cells = [column(name, key) for _, name, key in kinds]
     second = forgot or shown
     cells += [_photo(frame, item, key, name, shown if key == "clean" else second) for key, name, _ in kinds]
     size = " \u00d7 ".join(str(n) for n in next(iter(arrays.values())).shape) if arrays else ""
@@ -238,18 +239,18 @@ def _maps(frame: Frame, questions: Mapping[str, dict[str, Any]], unit: str) -> N
         if key in arrays:
             where = "clean picture in the unlearned model" if key == "unlearned" else f"{name.lower()} picture"
             drawn = neuron_figures.cividis(arrays[key], low, high)
-            cells.append(_image(drawn, neuron_figures.describe(arrays[key], f"Feature map of {unit} on the {where}")))
+            cells.append(image(drawn, neuron_figures.describe(arrays[key], f"Feature map of {unit} on the {where}")))
         else:
-            cells.append(_absent(name, forgot if key == "unlearned" and forgot else inside))
+            cells.append(absent(name, forgot if key == "unlearned" and forgot else inside))
     for key, _, _ in kinds:
         cells.append(f'<p class="um-say one">{f"mean {short(float(arrays[key].mean()))}" if key in arrays else ""}</p>')
     cells.append(scale(CIVIDIS, short(low) if arrays else "", short(high) if arrays else ""))
-    _pairs(cells, max(pictures.opened(item["clean"]).shape[:2]) if item else SIDE)
+    pairs(cells, max(pictures.opened(item["clean"]).shape[:2]) if item else SIDE)
 
 
 def _photo(frame: Frame, item: Mapping[str, Any] | None, key: str, name: str, answer: ask.Answer) -> str:
     if item is None or not item.get(key):
-        return f"<div>{_absent(name, answer)}<p class='um-say'></p></div>"
+        return f"<div>{absent(name, answer)}<p class='um-say'></p></div>"
     classes, p, truth = frame.suspect.classes, item[f"p_{key}"], int(item["truth"])
     said = max(range(len(p)), key=lambda c: float(p[c]))
     right, sure = said == truth, percent(float(p[said]))
@@ -261,121 +262,5 @@ def _photo(frame: Frame, item: Mapping[str, Any] | None, key: str, name: str, an
     )
     words = f"<b>{esc(classes[said])}</b> {esc(sure)}, {'correct' if right else 'wrong'}"
     return (
-        f'<div>{_image(pictures.opened(item[key]), alt)}<p class="um-say{"" if right else " wrong"}">{words}</p></div>'
+        f'<div>{image(pictures.opened(item[key]), alt)}<p class="um-say{"" if right else " wrong"}">{words}</p></div>'
     )
-
-
-# --- which pixels drive it -------------------------------------------------------------------------------------------
-
-
-def _attribution(frame: Frame, unit: str, k: int, at: int) -> None:
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        st.number_input(
-            "Test picture", 0, _tests(frame) - 1, key=state.shows("picture-choice", at), width=124,
-            help="The number of any test picture.",
-            on_change=lambda: state.change(picture=int(state.shown("picture-choice"))),
-        )  # fmt: skip
-        method = st.selectbox(
-            "Which pixels drive it?",
-            list(ask.ATTRIBUTIONS),
-            index=None,
-            format_func=ask.ATTRIBUTIONS.__getitem__,
-            key="method",
-            placeholder="Choose an attribution",
-            help="Computed by Captum for this unit and picture, beside the clean one.",
-        )
-    if method is None:
-        return
-    question = {
-        "kind": "attribution", "suspect": frame.suspect.name, "unit": k, "number": at, "method": method,
-        "triggered": frame.seen, "cut": [], "mode": "scale",
-    }  # fmt: skip
-    forgotten = None if _has_trigger(frame, k, at) else _forgotten(frame, k, at)
-    live(lambda: _attributed(frame, question, forgotten, unit), frame, question, *([forgotten] if forgotten else []))
-
-
-def _attributed(frame: Frame, question: dict[str, Any], forgotten: dict[str, Any] | None, unit: str) -> None:
-    answer = panels.answer_to(question, frame.seen)
-    other = panels.answer_to(forgotten, frame.seen) if forgotten else answer
-    kinds = _kinds({"unlearned": other} if forgotten else {})
-    if answer.error:
-        panels.failed(question, answer, "again-attribution")
-        return
-    value = dict(answer.value or {})
-    if forgotten:
-        value["unlearned"] = (other.value or {}).get("pixels")
-    arrays = {key: _flat(value[key]) for key, _, _ in kinds if value.get(key) is not None}
-    reach = max((float(np.abs(a).max()) for a in arrays.values()), default=1.0) or 1.0
-    left, right = st.columns([1, 1.5], gap="small", vertical_alignment="center")
-    with right:
-        cells = [_column(name, key) for _, name, key in kinds]
-        for key, name, _ in kinds:
-            if key in arrays:
-                where = "clean picture, unlearned model" if key == "unlearned" else f"{name.lower()} picture"
-                what = f"{ask.ATTRIBUTIONS[question['method']]} for {unit}, {where}"
-                cells.append(_image(pictures.diverging(arrays[key], reach, frame.theme), _signed(arrays[key], what)))
-            else:
-                cells.append(_absent(name, other if key == "unlearned" else answer))
-        ends = (short(-reach), short(reach)) if arrays else ("", "")
-        cells.append(scale((LESS, frame.theme.paper, MORE), *ends))
-        _pairs(cells, max((n for a in arrays.values() for n in a.shape), default=SIDE))
-    with left:
-        if answer.value is None:
-            panels.waiting(answer, "attributing")
-            return
-        panels.note(_meaning(frame, str(question["method"]), value, unit))
-
-
-def _flat(values: Any) -> np.ndarray:
-    array = np.asarray(values, float)
-    return array.mean(0) if array.ndim == 3 else array
-
-
-def _signed(values: np.ndarray, what: str) -> str:
-    row, column = np.unravel_index(int(np.abs(values).argmax()), values.shape)
-    return (
-        f"{what}: strongest at row {row + 1}, column {column + 1}, where it is {number(float(values[row, column]))}; "
-        f"the sum is {number(float(values.sum()))}."
-    )
-
-
-def _meaning(frame: Frame, method: str, value: Mapping[str, Any], unit: str) -> str:
-    both = " One scale for both pictures." if value.get("triggered") is not None else ""
-    if method != "layer_gradcam":
-        return f"Orange pixels raise the output of {unit}, blue ones lower it.{both}"
-    classes, answers = frame.suspect.classes, value.get("answers") or []
-    said = [classes[int(a)] for a in answers if int(a) < len(classes)]
-    named = f" ({', then '.join(dict.fromkeys(said))})" if said else ""
-    layer = unit.rpartition(":")[0]
-    return f"Orange is where {layer} speaks for the answer{named}, blue where it speaks against it.{both}"
-
-
-# --- pieces ----------------------------------------------------------------------------------------------------------
-
-
-def _pairs(cells: list[str], pixels: int) -> None:
-    """Two columns, as wide as a whole multiple of a picture's ``pixels``."""
-    side = neuron_figures.fitted(pixels, SIDE)
-    st.html(f'<div class="um-pairs" style="--um-side:{side}px">{"".join(cells)}</div>')
-
-
-def _column(name: str, key: str) -> str:
-    return f'<p class="um-name"><span class="um-key {key}"></span><span>{name}</span></p>'
-
-
-def _image(pixels: np.ndarray, alt: str) -> str:
-    return f'<img src="{esc(pictures.png(pixels, SIDE))}" alt="{esc(alt)}">'
-
-
-def _absent(name: str, answer: ask.Answer) -> str:
-    """A box where a picture is not: impossible, or on its way."""
-    words = "not computed" if answer.error else "on its way" if answer.value is None else "This model has no trigger."
-    said = esc(f"{name}: {words}")
-    return f'<div class="um-blank" role="img" aria-label="{said}"><span>{esc(words)}</span></div>'
-
-
-def scale(colours: Any, low: str, high: str) -> str:
-    """A colour scale with what its ends stand for, as markup."""
-    ramp = f"linear-gradient(90deg, {', '.join(colours)})"
-    ends = (f"<span>{esc(end)}</span>" for end in (low, high))
-    return '<div class="um-scale">{0}<i style="background:{2}"></i>{1}</div>'.format(*ends, ramp)

@@ -6,6 +6,7 @@ wants to know what each of them does alone sees it for each.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,10 +18,13 @@ from app import neuron_figures, panels, pictures, readings, state
 from app.neuron_figures import short
 from app.palette import NAME, Measure, count, percent, points, rgb
 from app.panels import Frame, article, esc
+from engine.runs import ask
 
 PARTS = {"wiring": "Connections", "top": "Top pictures", "by_class": "By class", "check": "Cut alone"}
 #: CSS pixels that a picture on the sheet may take.
 _TILE = 56
+#: Seconds that a part of the page waits for its answers at most, where no more than a few questions wait.
+MOMENT, FEW = 0.09, 6
 
 
 def live(draw: Callable[[], None], frame: Frame, *questions: dict[str, Any]) -> None:
@@ -30,6 +34,11 @@ def live(draw: Callable[[], None], frame: Frame, *questions: dict[str, Any]) -> 
         return [panels.answer_to(question, frame.seen).final for question in questions]
 
     before = complete()
+    # What the worker has nearly ready is worth a moment: it saves a look later and running the page once more.
+    until = time.monotonic() + MOMENT
+    while not all(before) and time.monotonic() < until and ask.waiting() <= FEW:
+        time.sleep(0.01)
+        before = complete()
 
     def again() -> None:
         if st.session_state.pop("followed", False):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.attribution_questions import study_of
 from engine.compute import Compute
 from engine.explain.feature_maps import mean_map
 from engine.explain.latent import features, layer_named
@@ -15,7 +16,8 @@ from engine.models.masking import Mode, masked
 from engine.project import Pictures, Seen, placed
 from engine.questions import SLICE, _exact, _floats, _Question, _Warm, _working
 from engine.runs.ask import Answer
-from engine.unit_questions import Way, _unlearn
+from engine.unit_questions import Way
+from engine.unlearning import unlearned_of
 
 #: Uncut networks' features and maps that are kept beside a suspect.
 _KEPT = 8
@@ -40,7 +42,10 @@ class Latent(_Question):
 
 
 class UnlearnedLayer(_Question):
+    """``study``: the run of RNP whose unlearning is repeated; without one its preset for the network is."""
+
     layer: str
+    study: str = ""
 
 
 def of_layer(warm: _Warm, question: OfLayer, compute: Compute) -> Iterator[Answer]:
@@ -66,9 +71,8 @@ def of_layer(warm: _Warm, question: OfLayer, compute: Compute) -> Iterator[Answe
 def unlearned_layer(warm: _Warm, question: UnlearnedLayer, compute: Compute) -> Iterator[Answer]:
     """The mean map of a layer on the clean pictures in the model that has forgotten them."""
     layer_named(warm.suspect.model, question.layer)
-    if "unlearned" not in warm.extra:
-        yield from _unlearn(warm, compute)
-    after, log = warm.extra["unlearned"]
+    yield from unlearned_of(warm, study_of(warm.suspect, question.study) if question.study else None, compute)
+    after, log = warm.extra["unlearned"].model, warm.extra["unlearned"].log
     yield _working("the unlearned model on the same pictures")
     found = mean_map(after, layer_named(after, question.layer), warm.defense.x, compute)
     yield _exact({"map": _floats(found), "acc": log[-1]["acc"], "passes": len(log)})

@@ -22,9 +22,7 @@ from torch import Tensor
 from engine.compute import Compute, generator
 from engine.data.base import Images, draw
 from engine.demos import locate
-from engine.explain import METHODS
 from engine.explain.activations import mean_outputs
-from engine.explain.attributions import attribution
 from engine.explain.encode import png
 from engine.explain.examples import examples, suspect_of
 from engine.explain.feature_maps import unit_maps, unit_means
@@ -81,10 +79,6 @@ class Unit(_Question):
     triggered: bool = True
     cut: tuple[int, ...] = ()
     mode: Mode = "scale"
-
-
-class Attribution(Unit):
-    method: str
 
 
 class Activations(_Question):
@@ -205,7 +199,6 @@ class Questions:
             "pictures": (Pictures, self._pictures),
             "stranger": (Stranger, self._stranger),
             "unit": (Unit, self._unit),
-            "attribution": (Attribution, self._attribution),
             "activations": (Activations, self._activations),
             "commit": (Commit, self._commit),
             "confusion": (Confusion, self._confusion),
@@ -351,9 +344,11 @@ class Questions:
             if attack is not None:
                 at_triggered = unit_maps(model, question.unit, attack.trigger(clean), self._compute)[0]
         means: dict[str, Tensor] = {}
+        if not cut.any():
+            yield from self._measure(warm, attack is not None)
         stamped = None if attack is None else warm.triggered_defense
         for name, x in (("clean", warm.defense.x), ("triggered", stamped)):
-            if x is not None and not cut.any() and name in warm.means:
+            if x is not None and not cut.any():
                 means[name] = warm.means[name][:, question.unit]
             elif x is not None:
                 yield _working(f"the unit's output on {len(x)} defense images")
@@ -369,40 +364,10 @@ class Questions:
             }
         )
 
-    def _attribution(self, question: Attribution) -> Iterator[Answer]:
-        if question.method not in METHODS:
-            raise ValueError(f"expected method to be one of {', '.join(METHODS)}, got {question.method!r}")
-        yield _working("loading the suspect")
-        warm = self._open(question.suspect)
-        model, cut = warm.suspect.model, warm.cut(question.cut)
-        attack = warm.suspect.attack if question.triggered else None
-        pictures = [clean := warm.picture(question.number)]
-        if attack is not None:
-            pictures.append(attack.trigger(clean))
-        x = torch.cat(pictures)
-        with masked(model, cut, question.mode):
-            said = self._compute.logits(model, x).argmax(1)
-            maps = attribution(model, question.unit, x, question.method, self._compute, said)
-        yield _exact(
-            {
-                "method": question.method,
-                "title": METHODS[question.method],
-                "clean": _floats(maps[0]),
-                "triggered": None if attack is None else _floats(maps[1]),
-                "answers": said.tolist(),
-            }
-        )
-
     def _activations(self, question: Activations) -> Iterator[Answer]:
         yield _working("loading the suspect")
         warm = self._open(question.suspect)
-        for name, x in (("clean", warm.defense.x), ("triggered", warm.triggered_defense)):
-            if x is not None and name not in warm.means:
-                rows = []
-                for part in x.split(SLICE // 2):
-                    yield _working(f"unit outputs on {name} defense images")
-                    rows.append(mean_outputs(warm.suspect.model, part, self._compute))
-                warm.means[name] = torch.cat(rows)
+        yield from self._measure(warm, True)
         triggered = warm.means.get("triggered")
         yield _exact(
             {
@@ -410,6 +375,17 @@ class Questions:
                 "triggered": None if triggered is None else _floats(triggered.mean(0)),
             }
         )
+
+    def _measure(self, warm: _Warm, triggered: bool) -> Iterator[Answer]:
+        """Mean outputs of all units on the defense images, once for a suspect: then no unit has to wait for its own."""
+        for name, x in (("clean", warm.defense.x), ("triggered", warm.triggered_defense if triggered else None)):
+            if x is None or name in warm.means:
+                continue
+            rows = []
+            for part in x.split(SLICE // 2):
+                yield _working(f"unit outputs on {name} defense images")
+                rows.append(mean_outputs(warm.suspect.model, part, self._compute))
+            warm.means[name] = torch.cat(rows)
 
     def _commit(self, question: Commit) -> Iterator[Answer]:
         from engine.defend import commit_cut

@@ -6,30 +6,25 @@ so far, then what is exact. What serves every unit of the suspect is kept in ``w
 
 from __future__ import annotations
 
-import copy
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from engine.attribution_questions import Attribution, attributions, study_of
 from engine.compute import Compute
-from engine.defenses import DEFENSES
-from engine.explain import METHODS
 from engine.explain.activations import mean_outputs
-from engine.explain.attributions import attribution
 from engine.explain.encode import png
 from engine.explain.feature_maps import unit_maps, unit_means
 from engine.explain.wiring import Link, wiring
 from engine.models.neurons import units
 from engine.questions import SLICE, _exact, _floats, _Question, _Warm, _working, histogram
 from engine.runs.ask import Answer
-from engine.scores.base import Evidence
-from engine.scores.rnp import RNP
 from engine.spec import Spec
+from engine.unlearning import unlearned_of
 
 #: Pictures on the sheet of those that a unit answers most, and how many stand in one row of it.
 MOST, COLUMNS = 24, 8
@@ -53,11 +48,11 @@ class ByClass(_Question):
 
 
 class Unlearned(_Question):
-    """``method``: an attribution that is wanted too, as in :data:`engine.explain.METHODS`."""
+    """``study``: the run id of the RNP study whose unlearning is meant; without one RNP's preset says how."""
 
     unit: int
     number: int
-    method: str | None = None
+    study: str = ""
 
 
 def wiring_of(warm: _Warm, question: WiringOf, compute: Compute) -> Iterator[Answer]:
@@ -132,28 +127,17 @@ def by_class(warm: _Warm, question: ByClass, compute: Compute) -> Iterator[Answe
 
 
 def unlearned(warm: _Warm, question: Unlearned, compute: Compute) -> Iterator[Answer]:
-    """The same unit in the model that has forgotten the clean pictures: what a defender without a trigger can compare.
-
-    Unlearning takes some passes over the defense images, once for each suspect. It goes on in a thread of its own, so
-    that nobody's question has to wait for it.
-    """
-    model = warm.suspect.model
+    """The same unit in the model that has forgotten the clean pictures: a defender without a trigger can compare."""
     clean = warm.picture(question.number)
-    units(model).layer_of(question.unit)
-    if question.method is not None and question.method not in METHODS:
-        raise ValueError(f"expected method to be one of {', '.join(METHODS)}, got {question.method!r}")
-    if "unlearned" not in warm.extra:
-        yield from _unlearn(warm, compute)
-    after, log = warm.extra["unlearned"]
+    units(warm.suspect.model).layer_of(question.unit)
+    yield from unlearned_of(warm, study_of(warm.suspect, question.study) if question.study else None, compute)
+    forgot = warm.extra["unlearned"]
+    after, log = forgot.model, forgot.log
     yield _working("the unit's output on the defense images")
     before = _means(warm, question.unit, "clean", compute)
     parts = histogram(before, unit_means(after, question.unit, warm.defense.x, compute))
-    pixels = None
-    if question.method is not None:
-        pixels = _floats(attribution(after, question.unit, clean, question.method, compute)[0])
     yield _exact(
         {
-            "pixels": pixels,
             "map": _floats(unit_maps(after, question.unit, clean, compute)[0]),
             "hist": {"edges": parts["edges"], "clean": parts["clean"], "unlearned": parts["triggered"]},
             "p": _floats(compute.logits(after, clean).softmax(1)[0]),
@@ -161,36 +145,6 @@ def unlearned(warm: _Warm, question: Unlearned, compute: Compute) -> Iterator[An
             "passes": len(log),
         }
     )
-
-
-def _unlearn(warm: _Warm, compute: Compute) -> Iterator[Answer]:
-    recipe = DEFENSES["rnp"]
-    rnp, _ = recipe.build(recipe.preset_for(len(units(warm.suspect.model))), {})
-    assert isinstance(rnp, RNP)
-    start = copy.deepcopy(warm.suspect.model)  # here, where nothing is masked
-    told: dict[str, Any] = {"what": "unlearning the clean pictures", "share": 0.0}
-
-    def progress(what: str, share: float, **_: float | None) -> None:
-        told.update(what=what, share=min(1.0, 2 * share))  # unlearning is the first half of what RNP reports on
-
-    def work() -> None:
-        try:
-            after, _, log = rnp.unlearn(start, Evidence(warm.defense, 0, compute, progress=progress))
-            warm.extra["unlearned"] = (after.eval(), log)
-        except Exception as error:  # told to whoever asks, in the thread that answers
-            told["error"] = error
-
-    going = warm.extra.get("unlearning")
-    if going is None:
-        going = warm.extra["unlearning"] = (threading.Thread(target=work, daemon=True), told)
-        going[0].start()
-    thread, told = going
-    while thread.is_alive():
-        yield _working(told["what"], told["share"])
-        thread.join(0.25)
-    warm.extra.pop("unlearning", None)
-    if "error" in told:
-        raise told["error"]
 
 
 def _means(warm: _Warm, unit: int, name: str, compute: Compute) -> Tensor:
@@ -204,11 +158,11 @@ def _means(warm: _Warm, unit: int, name: str, compute: Compute) -> Tensor:
 
 def extra_bytes(extra: dict[str, Any]) -> int:
     """What is kept beside a suspect, in bytes."""
-    model: nn.Module | None = (extra.get("unlearned") or (None,))[0]
-    kept = [] if model is None else list(model.state_dict().values())
-    top = extra.get("top") or {}
+    forgot, top = extra.get("unlearned"), extra.get("top") or {}
+    kept = [part for parts in extra.get("attributed", {}).values() for part in parts]
     kept += [t for seen in extra.get("features", {}).values() for pair in seen.values() for t in pair]
-    return sum(t.nbytes for t in (*kept, top.get("values"), top.get("numbers")) if t is not None)
+    found = (forgot, top.get("values"), top.get("numbers"), *kept)
+    return sum(one.nbytes for one in found if one is not None)
 
 
 Way = Callable[[_Warm, Any, Compute], Iterator[Answer]]
@@ -218,4 +172,5 @@ WAYS: dict[str, tuple[type[Spec], Way]] = {
     "top": (TopPictures, top_pictures),
     "by_class": (ByClass, by_class),
     "unlearned": (Unlearned, unlearned),
+    "attribution": (Attribution, attributions),
 }

@@ -36,7 +36,7 @@ _component = st.components.v2.component(
     html=(_HERE / "grid.html").read_text("utf-8"),
     css=(_HERE / "grid.css").read_text("utf-8"),
     # One module for the browser: how it looks, then how it behaves.
-    js="\n".join((_HERE / name).read_text("utf-8") for name in ("paint.js", "several.js", "grid.js")),
+    js="\n".join((_HERE / name).read_text("utf-8") for name in ("paint.js", "several.js", "find.js", "grid.js")),
 )
 
 

@@ -7,12 +7,12 @@
 const KEY_PAUSE = 250; // ms without a key press before an arrow key in the number box counts as a release
 const MAGNET = 4; // px within which the line snaps to a mark
 
-class NeuronGrid extends GridSeveral {
+class NeuronGrid extends GridFinder {
   constructor(root) {
     super();
     this.root = root;
     const find = selector => root.querySelector(selector);
-    const parts = ["head", "detail", "at", "axis", "scroll", "sheet", "cells", "labels", "legend", "tip", "speech", "predicted"];
+    const parts = ["head", "detail", "at", "axis", "scroll", "sheet", "cells", "labels", "legend", "tip", "speech", "predicted", "finder", "refusal"];
     this.el = Object.fromEntries(parts.map(name => [name, find(`.${name}`)]));
     this.el.total = find(".total strong");
     this.el.box = find(".at input");
@@ -69,6 +69,7 @@ class NeuronGrid extends GridSeveral {
     this.tint = Uint8Array.from(this.values, v => Math.round(((v - this.low) / span) * 255));
     if (!relayer) return;
     this.ids = [];
+    this.lowered = undefined;
     this.layerOf = [];
     data.layers.forEach((layer, at) => {
       for (let k = 0; k < layer.size; k++) this.ids.push(`${layer.name}:${k}`), this.layerOf.push(at);
@@ -224,6 +225,7 @@ class NeuronGrid extends GridSeveral {
     cells.addEventListener("blur", () => { this.keyboard = false; this.schedule(); });
     cells.addEventListener("keydown", event => this.key(event));
     this.listenForBoxes();
+    this.listenForNames();
   }
 
   moveCursor(i) {
@@ -271,6 +273,7 @@ class NeuronGrid extends GridSeveral {
     };
     const units = this.group.size ? [...this.group] : [at];
     if (moves[event.key]) this.move(this.cursor < 0 ? 0 : moves[event.key](), event.shiftKey);
+    else if (event.key === "/") { this.el.finder.focus(); this.el.finder.select(); }
     else if (event.key === " ") { this.keyboard = true; this.select(at); }
     else if (event.key === "Enter" && (event.shiftKey || this.group.size)) {
       this.editAll(units, event.shiftKey ? "spare" : "cut");

@@ -1,5 +1,5 @@
 // How the neuron grid looks: layout of the bands, and painting of cells, histogram and axis. A painter reads the state
-// that NeuronGrid (grid.js) keeps and changes none of it. Python joins the three files into one module.
+// that NeuronGrid (grid.js) keeps and changes none of it. Python joins the files into one module.
 
 const MIN_PITCH = 9, MAX_PITCH = 20, SCROLL_PITCH = 12; // height of a cell plus its gap, CSS pixels
 const WIDEST = 1.7; // cells may be this much wider than high, to fill the row
@@ -221,6 +221,7 @@ class GridPainter {
     for (const [i, edit] of this.edits) this.paintEdit(pen, this.rectOf(i), edit, this.tint[i]);
     this.paintGroup(pen);
     if (this.hover >= 0) this.ring(pen, this.rectOf(this.hover), this.ink, 1);
+    if (this.found >= 0) this.ring(pen, this.rectOf(this.found), this.accent, 2);
     if (this.keyboard && this.cursor >= 0) this.ring(pen, this.rectOf(this.cursor), this.accent, 2);
     if (this.selected >= 0) this.ring(pen, this.rectOf(this.selected), this.ink, 2.5);
   }
@@ -376,7 +377,7 @@ class GridPainter {
   }
 
   showTip() {
-    const i = this.hover >= 0 ? this.hover : this.keyboard ? this.cursor : -1, { tip } = this.el;
+    const i = [this.hover, this.found, this.keyboard ? this.cursor : -1].find(k => k >= 0) ?? -1, { tip } = this.el;
     tip.hidden = i < 0;
     if (i < 0) return;
     [...tip.children].forEach((line, k) => { line.textContent = this.describe(i)[k]; });

@@ -42,7 +42,7 @@ def render() -> None:
     with left:
         _strips(frame, study, now, layer)
     with right:
-        layer_card(frame, study, now, layer, state.load().mode)
+        layer_card(frame, studies, study, now, layer, state.load().mode)
     projecting.section(frame, now, layer)
 
 

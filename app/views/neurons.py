@@ -2,8 +2,8 @@
 
 The grid shows every unit of the suspect, coloured by one score. Beside it each unit is a point, its mean output on
 clean against triggered pictures, and the card of the chosen unit says what is known of it. Below, two scores stand
-against each other, and a table ranks all units. A unit chosen in any of them or by its id in the find box is chosen in
-all of them, and the address keeps it. In the Defender view nothing on the page needs the trigger.
+against each other, and a table ranks all units. A unit chosen in any of them, or by its id in the grid's find box, is
+chosen in all of them, and the address keeps it. In the Defender view nothing on the page needs the trigger.
 """
 
 from __future__ import annotations
@@ -71,9 +71,6 @@ def _controls(studies: Mapping[str, data.Study], study: data.Study) -> None:
             key="strike",
             help="Hatches the units that the present threshold and hand edits cut; Prune is where they are chosen.",
         )
-        st.space("stretch")
-        linked.find_box(study)
-    linked.find_refusal()
 
 
 # --- grid and scatter ------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Which pixels matter: to a unit, and to the answer. Computed by Captum (https://captum.ai) in float32.
+"""Which pixels matter: to a unit, and to the answer through it. Computed by Captum (https://captum.ai) in float32.
 
 What a unit is asked for is its mean output over the positions, the same number as in
 :func:`engine.explain.activations.mean_outputs`. The maps keep their sign: above 0 speaks for, below 0 against.
@@ -7,22 +7,23 @@ Captum is imported where it is used: everything else in the engine runs without 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from engine.compute import Compute
 from engine.explain import METHODS
 from engine.explain.activations import channels, evaluating
+from engine.explain.answers import AT_ONCE, STEPS, gradcam, integrated_gradients, occlusion
 from engine.models.neurons import Layer, unit_modules, units
-
-STEPS = 32
-_AT_ONCE = 64
 
 
 def attribution(
     model: nn.Module, unit: int, x: Tensor, method: str, compute: Compute | None = None, target: Tensor | None = None
 ) -> Tensor:
-    """Attribute a unit, or for ``layer_gradcam`` the answer as its layer sees it, to the pixels of some pictures.
+    """Attribute a unit, or for the methods of ``engine.explain.ANSWER`` an answer, to the pixels of some pictures.
 
     Args:
         model: the classifier, left as it was.
@@ -30,7 +31,7 @@ def attribution(
         x: images (N, C, H, W), uint8 or float in [0, 1].
         method: one of ``engine.explain.METHODS``.
         compute: gives the device; the precision is float32 whatever it says.
-        target: int64 (N,), the answers that ``layer_gradcam`` explains; default what the model answers.
+        target: int64 (N,), the answers that are explained, where answers are; default what the model answers.
 
     Returns:
         float32 (N, H, W) on the CPU, signed, summed over the colour channels.
@@ -40,16 +41,29 @@ def attribution(
     """
     compute = compute or Compute()
     images = compute.images(x).float()
-    if method == "layer_gradcam":
-        return layer_gradcam(model, unit, images, target)
-    ways = {
+    own: dict[str, Callable[[nn.Module, int, Tensor], Tensor]] = {
         "neuron_gradient": neuron_gradient,
         "neuron_gradient_x_input": neuron_gradient_x_input,
         "neuron_integrated_gradients": neuron_integrated_gradients,
     }
-    if method not in ways:
+    if method in own:
+        return own[method](model, unit, images)
+    if method not in METHODS:
         raise ValueError(f"expected method to be one of {', '.join(METHODS)}, got {method!r}")
-    return ways[method](model, unit, images)
+    if target is None:
+        with evaluating(model), torch.no_grad():
+            target = model(images).argmax(1)
+    target = target.to(images.device)
+    if method == "conductance":
+        return conductance(model, unit, images, target)
+    if method == "layer_gradcam":
+        return layer_gradcam(model, unit, images, target)
+    whole: dict[str, Callable[[nn.Module, Tensor, Tensor], Tensor]] = {
+        "integrated_gradients": integrated_gradients,
+        "gradcam": gradcam,
+        "occlusion": occlusion,
+    }
+    return whole[method](model, images, target)
 
 
 def neuron_gradient(model: nn.Module, unit: int, x: Tensor) -> Tensor:
@@ -84,36 +98,45 @@ def neuron_integrated_gradients(model: nn.Module, unit: int, x: Tensor, steps: i
             lambda out: _mean_of(out, layer, unit),
             baselines=torch.zeros_like(x),
             n_steps=steps,
-            internal_batch_size=max(_AT_ONCE, len(x)),
+            internal_batch_size=max(AT_ONCE, len(x)),
         )
     return parts.sum(1).detach().float().cpu()
 
 
-def layer_gradcam(model: nn.Module, unit: int, x: Tensor, target: Tensor | None = None) -> Tensor:
-    """Grad-CAM at the layer of a unit: where its layer speaks for the answer ``target`` (default: the model's own).
+def conductance(model: nn.Module, unit: int, x: Tensor, target: Tensor, steps: int = STEPS) -> Tensor:
+    """How much of the answer passes through the unit, on the way from a black picture, and where.
 
-    Selvaraju et al., "Grad-CAM", https://arxiv.org/abs/1610.02391, without the final ReLU, so that evidence against
-    the answer shows too; enlarged to the size of the picture. A unit of a linear layer has no positions: the last
-    convolution stands in for its layer. Shapes as above.
+    Dhamdhere et al., "How Important Is a Neuron?", https://arxiv.org/abs/1805.12233. A channel's conductance is taken
+    at each position of its map and enlarged to the picture, the sum kept; a unit of a linear layer has no positions,
+    so its conductance is told by pixel. Over all units of a layer that everything passes it sums to the difference of
+    the two logits. Shapes as above.
+    """
+    from captum.attr import LayerAttribution, LayerConductance, NeuronConductance
+
+    layer, module = _place(model, unit)
+    walk: dict[str, Any] = {"baselines": torch.zeros_like(x), "target": target, "n_steps": steps}
+    walk["internal_batch_size"] = max(AT_ONCE, 2 * len(x))  # Captum wants room for two points of the way
+    with evaluating(model):
+        if layer.kind == "linear":
+            way = NeuronConductance(model, module)
+            parts = way.attribute(x, lambda out: channels(out, layer)[:, unit - layer.offset].sum(1), **walk)
+            return parts.sum(1).detach().float().cpu()
+        parts = LayerConductance(model, module).attribute(x, **walk)[:, unit - layer.offset, None]
+        share = parts[0, 0].numel() / x[0, 0].numel()
+        maps = LayerAttribution.interpolate(parts, tuple(x.shape[2:]), "bilinear") * share
+    return maps[:, 0].detach().float().cpu()
+
+
+def layer_gradcam(model: nn.Module, unit: int, x: Tensor, target: Tensor) -> Tensor:
+    """Grad-CAM at the layer of a unit: where its layer speaks for the answer.
+
+    A unit of a linear layer has no positions: the last convolution stands in for its layer. Shapes as above.
 
     Raises:
         ValueError: for a network without convolutions.
     """
-    from captum.attr import LayerAttribution, LayerGradCam
-
     layer, module = _place(model, unit)
-    if layer.kind == "linear":
-        convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
-        if not convolutions:
-            raise ValueError(f"expected a network with convolutions for layer_gradcam, got none before unit {unit}")
-        module = convolutions[-1]
-    with evaluating(model):
-        if target is None:
-            with torch.no_grad():
-                target = model(x).argmax(1)
-        maps = LayerGradCam(model, module).attribute(x, target=target.to(x.device))
-        maps = LayerAttribution.interpolate(maps, tuple(x.shape[2:]), "bilinear")
-    return maps[:, 0].detach().float().cpu()
+    return gradcam(model, x, target, None if layer.kind == "linear" else module)
 
 
 def _gradient(model: nn.Module, unit: int, x: Tensor) -> Tensor:

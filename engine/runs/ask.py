@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from engine.explain import METHODS as ATTRIBUTIONS
 from engine.paths import ROOT, workspace
 from engine.runs import process
 
@@ -253,4 +252,4 @@ def stop() -> None:
         _request(server, {"op": "quit"})
 
 
-__all__ = ["ATTRIBUTIONS", "KINDS", "STOPPED", "Answer", "ask", "poll", "stop", "waiting"]
+__all__ = ["KINDS", "STOPPED", "Answer", "ask", "poll", "stop", "waiting"]

@@ -377,9 +377,20 @@ def about_unit(question: dict[str, Any], sheet: str, stamped: bool, loud: float)
         return about_layer(question, stamped, loud)
     if question["kind"] == "unlearned":
         hist = {"edges": [0.0, 0.25, 0.5], "clean": [400, 100], "unlearned": [100, 400]}
-        pixels = np.eye(28).tolist() if question.get("method") else None
         p = (np.eye(10)[4] * 0.9).tolist()
-        return {"map": np.eye(4).tolist(), "hist": hist, "p": p, "acc": 0.18, "passes": 11, "pixels": pixels}
+        return {"map": np.eye(4).tolist(), "hist": hist, "p": p, "acc": 0.18, "passes": 11}
+    if question["kind"] == "attribution":
+
+        def row(pixels: np.ndarray, p: np.ndarray) -> dict[str, Any]:
+            return {name: {"pixels": pixels.tolist(), "p": p.tolist()} for name in question["states"]}
+
+        triggered = row(np.full((28, 28), 1.6449), np.eye(10)[8] * 0.57721)
+        with_trigger = stamped and question["triggered"]
+        explained = {"clean": 3, "triggered": 8} if with_trigger else {"clean": 3}
+        found = {"clean": row(np.eye(28), np.eye(10)[3] * 0.9), "triggered": triggered if with_trigger else None}
+        if {"unlearned", "recovered"} & set(question["states"]):
+            found |= {"acc": 0.18, "passes": 11}
+        return {"method": question["method"], "title": "Way", "explained": explained, **found}
     return None
 
 

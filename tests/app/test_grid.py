@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 
-from app import readings
+from app import data, readings
 from app.grid import Ledger, _curve, _normalise, _pack
 from tests.app.browser import ROOT, frames_sent, server, settle
 
@@ -501,3 +501,56 @@ def test_histogram_and_threshold_can_be_left_out(open_grid: Callable[..., Grid])
     grid.page.mouse.click(*grid.line(0.2))
     grid.page.wait_for_timeout(300)
     assert grid.wait_for(threshold=0.5)["log"] == []
+
+
+@pytest.mark.browser
+def test_the_find_box_looks_here_and_enter_alone_tells_the_server(new_page: Callable[..., Page], url: str) -> None:
+    page = new_page("about:blank", wait=False)
+    sent = frames_sent(page)
+    page.goto(url)
+    grid = Grid(page)
+    page.wait_for_timeout(400)
+    grid.cells.focus()
+    sent.clear()
+    page.keyboard.press("/")
+    box = page.get_by_label("Find a unit")
+    expect(box).to_be_focused()
+    page.keyboard.type("layer4.1:8")
+    expect(page.locator(".neuron-grid .tip")).to_contain_text("layer4.1.bn2:8")
+    expect(grid.speech).to_contain_text("layer4.1.bn2:8, ")
+    page.keyboard.type("7")
+    expect(grid.speech).to_contain_text("layer4.1.bn2:87, ")
+    assert sent == [], "looking is nobody's business"
+    page.keyboard.press("Enter")
+    grid.wait_for(selected="layer4.1.bn2:87", log=["select"])
+    expect(grid.speech).to_contain_text("layer4.1.bn2:87, ")
+    page.keyboard.press("Enter")  # the same again does not let go of it
+    page.wait_for_timeout(300)
+    assert grid.wait_for(selected="layer4.1.bn2:87")["log"] == ["select"]
+
+    box.fill("layer9:<b>1")
+    refusal = page.locator(".neuron-grid .refusal")
+    expect(refusal).to_be_hidden()
+    box.press("Enter")
+    expect(refusal).to_have_text("No unit layer9:<b>1: try layer4.1.bn2:255, or a number from 0 to 2,399.")
+    expect(grid.speech).to_contain_text("No unit layer9")
+    box.press("Escape")
+    expect(refusal).to_be_hidden()
+    expect(box).to_have_value("")
+    box.press("Escape")
+    expect(grid.cells).to_be_focused()
+    assert grid.wait_for(selected="layer4.1.bn2:87")["log"] == ["select"]
+
+
+@pytest.mark.browser
+def test_the_find_box_knows_what_the_pages_know(open_grid: Callable[..., Grid]) -> None:
+    grid = open_grid()
+    layers = grid.tell("return grid.data.layers")
+    for typed in ("layer4.1.bn2:87", "layer4.1:87", "l4.1 87", "L3.0.bn1 5", "2,399", "bn1:7"):
+        assert grid.tell("return grid.ids[grid.match(args[0])]", typed) == data.find_unit(layers, typed)
+    for typed in ("layer4.1.bn2:256", "layer9:1", "bn1:-1", "2400", ""):
+        assert grid.tell("return grid.match(args[0])", typed) == -1
+    # The beginning of an id is enough.
+    begun = {"layer3": "layer3.0.bn1:0", "layer4.1.bn2:": "layer4.1.bn2:0", "l2.1": "layer2.1.bn1:0"}
+    for typed, unit in begun.items():
+        assert grid.tell("return grid.ids[grid.match(args[0])]", typed) == unit

@@ -189,10 +189,7 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
         return {"pruned": 1, "acc": low, "asr": asr, "ra": asr, "drop": {"value": 0.02, "low": 0.01, "high": 0.03}}
     if (found := fake.about_unit(question, png(7), bool(stamped), 2.7182)) is not None:
         return found
-    assert kind == "attribution"
-    clean, answers = np.eye(28).tolist(), [3, 8] if stamped else [3]
-    triggered = np.full((28, 28), 1.6449).tolist() if stamped else None
-    return {"method": question["method"], "title": "Way", "clean": clean, "triggered": triggered, "answers": answers}
+    raise AssertionError(kind)
 
 
 @pytest.fixture
@@ -271,16 +268,6 @@ def test_the_table_has_every_score_that_may_be_seen_and_its_rank(open_page: Open
     assert "TAC \u25c7, rank" in at.dataframe[0].value.columns
 
 
-@pytest.mark.parametrize("bad", ["layer4.1.bn2:256", "layer9:1", "bn1:-1", "2400", "<b>x</b>"])
-def test_a_bad_id_is_refused_in_one_line(open_page: Open, bad: str) -> None:
-    at = open_page(neuron="bn1:7")
-    at.text_input(key="find").set_value(bad).run()
-    (error,) = at.error
-    assert "\n" not in error.value
-    assert "such as layer4.1.bn2:255 or a number from 0 to 2,399" in error.value
-    assert at.query_params["neuron"] == "bn1:7"
-
-
 def test_a_link_to_a_unit_that_is_not_there_says_so(open_page: Open) -> None:
     at = open_page(neuron="layer7.0.bn1:3")
     assert "no unit layer7.0.bn1:3" in at.warning[0].value
@@ -295,7 +282,7 @@ def test_every_picture_is_described_by_its_data(open_page: Open, run: str, role:
     assert not at.exception
     alts = re.findall(r'<img[^>]*alt="([^"]*)"', words(at))
     both = run == "demo:badnets" and role == "oracle"
-    assert len(alts) == 6, "no panel is blank"
+    assert len(alts) == (6 if both else 8), "no panel is blank"
     assert all(len(alt) > 40 and re.search(r"\d", alt) for alt in alts)
     assert any("Feature map of layer4.1.bn2:9 on the clean picture, 4 by 4" in alt for alt in alts)
     assert 'class="um-blank"' not in words(at)
@@ -359,7 +346,39 @@ def test_an_attribution_is_computed_on_demand(open_page: Open, worker: Worker) -
     at.selectbox(key="method").set_value("neuron_gradient").run()
     (question,) = [q for q in worker if q["kind"] == "attribution"]
     assert (question["unit"], question["number"], question["method"]) == (5, 4, "neuron_gradient")
+    assert (question["states"], question["cut"]) == (["suspect"], [])
     assert "Orange pixels raise the output of bn1:5" in words(at)
+
+
+@pytest.mark.parametrize("role", ["oracle", "defender"])
+def test_all_states_stand_side_by_side(open_page: Open, worker: Worker, role: str) -> None:
+    at = open_page(role=role, picture="4", neuron="bn1:5", thr="0.3")
+    at.selectbox(key="method").set_value("occlusion").run()
+    at.segmented_control(key=f"weights-{role == 'oracle'}").set_value("all").run()
+    question = worker[-1]
+    study = data.studies("demo:badnets", False)["rnp"]
+    assert question["study"] == study.run_id
+    assert question["cut"] == data.present(study, 0.3, {}).numbers
+    assert question["states"] == ["suspect", "unlearned", "recovered", "pruned"]
+    strip = re.findall(r'alt="(Model: occlusion, [^"]*)"', words(at))
+    assert len(strip) == (8 if role == "oracle" else 4)
+    assert sum("triggered picture, answered Bag with 58" in alt for alt in strip) == (4 if role == "oracle" else 0)
+    assert ("triggered picture is hidden" in words(at)) is (role == "defender")
+    assert "11 passes" in words(at)
+    assert f"{len(question['cut'])} units cut" in words(at)
+
+
+def test_without_rnps_masks_the_card_says_how_to_get_them(
+    open_page: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.build(tmp_path, {"badnets": fake.Figures()}, ("activation",))
+    monkeypatch.setattr(demos, "DEMOS", tmp_path / "demos")
+    at = open_page(role="oracle", neuron="bn1:5")
+    at.selectbox(key="method").set_value("gradcam").run()
+    at.segmented_control(key="weights-True").set_value("all").run()
+    assert not at.exception
+    assert "Recovered is missing: it needs the masks of RNP. Score this model" in words(at)
+    assert len(re.findall('alt="Model: Grad-CAM', words(at))) == 6
 
 
 def test_nothing_that_needs_the_trigger_reaches_a_defender(open_page: Open, worker: Worker) -> None:
@@ -497,7 +516,7 @@ def test_grid_scatter_table_and_card_select_for_each_other(
     assert marked
 
     # And back: the find box moves all of them, the ring included.
-    page.get_by_label("Find a unit").last.fill("layer3.0.bn2:4")
+    page.get_by_label("Find a unit").fill("layer3.0.bn2:4")
     page.keyboard.press("Enter")
     until(page, "layer3.0.bn2:4")
     ringed = plot.evaluate("plot => plot.data.at(-1).customdata[0]")

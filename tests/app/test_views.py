@@ -480,16 +480,6 @@ def test_pictures_on_home_are_enlarged_by_a_whole_factor(open_page: Open) -> Non
     assert sizes == {196}
 
 
-def test_a_unit_is_found_by_id_and_by_number(open_page: Open) -> None:
-    at = open_page("views/neurons.py", run="demo:badnets")
-    at.text_input(key="find").set_value("layer2.0.bn1:7").run()
-    assert at.query_params["neuron"] == "layer2.0.bn1:7"
-    at.text_input(key="find").set_value("33").run()
-    assert at.query_params["neuron"] == "layer1.0.bn1:1"
-    at.text_input(key="find").set_value("nobody").run()
-    assert "such as layer4.1.bn2:255" in at.error[0].value
-
-
 def test_a_click_in_the_scatter_plot_selects_and_leaves_its_chart_as_it_was(open_page: Open) -> None:
     at = open_page("views/neurons.py", run="demo:badnets", role="oracle", neuron="bn1:0")
 

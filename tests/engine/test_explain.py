@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from engine.compute import Compute
 from engine.explain import METHODS
 from engine.explain.activations import activation_change, mean_outputs
-from engine.explain.attributions import attribution, neuron_integrated_gradients
+from engine.explain.answers import integrated_gradients
+from engine.explain.attributions import attribution, conductance, neuron_integrated_gradients
 from engine.explain.feature_maps import unit_maps, unit_means
 from engine.models.masking import masked
 from engine.models.neurons import no_units, unit_modules, units
@@ -220,3 +221,38 @@ def test_unknown_methods_and_networks_without_convolutions_are_refused(pictures:
     assert attribution(flat, 1, pictures, "neuron_gradient", compute).shape == (9, 12, 12)
     with pytest.raises(ValueError, match="expected a network with convolutions"):
         attribution(flat, 1, pictures, "layer_gradcam", compute)
+
+
+def test_conductance_of_a_layer_sums_to_the_difference_from_black(pictures: Tensor, compute: Compute) -> None:
+    for net in NETS:
+        model = net().eval()
+        x, target = pictures[:2], torch.tensor([1, 2])
+        rows = torch.arange(2)
+        with torch.no_grad():
+            wanted = (model(x) - model(torch.zeros_like(x)))[rows, target]
+        for layer in units(model).layers:  # everything passes each of them
+            through = [conductance(model, u, x, target, steps=120) for u in range(len(units(model)))[layer.span]]
+            torch.testing.assert_close(torch.stack(through).sum((0, 2, 3)), wanted, rtol=0.05, atol=2e-3)
+
+
+def test_integrated_gradients_of_the_answer_sum_to_the_difference_from_black(planted: Planted) -> None:
+    x = planted.attack.trigger(planted.data.test.x[:4].float() / 255)
+    target = torch.full((4,), planted.attack.target)
+    parts = integrated_gradients(planted.model, x, target, steps=200)
+    with torch.no_grad():
+        wanted = (planted.model(x) - planted.model(torch.zeros_like(x)))[:, planted.attack.target]
+    torch.testing.assert_close(parts.sum((1, 2)), wanted, rtol=0.03, atol=0.02)
+
+
+def test_without_the_trigger_the_target_loses_most(planted: Planted, compute: Compute) -> None:
+    """Occlusion finds the patch, and what it finds there is gone once the planted unit is cut."""
+    x = planted.attack.trigger(planted.data.test.x[:8].float() / 255)
+    target = torch.full((8,), planted.attack.target)
+    found = attribution(planted.model, 0, x, "occlusion", compute, target)
+    patch = slice(7, 12)
+    assert (found[:, patch, patch].amax((1, 2)) == found.amax((1, 2))).float().mean() > 0.8
+    cut = no_units(planted.model)
+    cut[planted.unit] = True
+    with masked(planted.model, cut, "silence"):
+        after = attribution(planted.model, 0, x, "occlusion", compute, target)
+    assert after[:, patch, patch].amax((1, 2)).mean() < found[:, patch, patch].amax((1, 2)).mean() / 2

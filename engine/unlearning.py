@@ -1,0 +1,81 @@
+"""The unlearned model of a resident suspect, made once for all questions about it (:mod:`engine.questions`)."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from engine.compute import Compute
+from engine.defenses import DEFENSES
+from engine.models.neurons import units
+from engine.questions import _Warm, _working
+from engine.runs.ask import Answer
+from engine.runs.store import Run
+from engine.scores.base import Evidence
+from engine.scores.rnp import RNP
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What RNP's first stage left under some settings; masks are learned on ``half_way``, ``log`` has a row a pass."""
+
+    settings: str
+    model: nn.Module
+    half_way: nn.Module
+    log: list[dict[str, float]]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for model in (self.model, self.half_way) for t in model.state_dict().values())
+
+
+def unlearned_of(warm: _Warm, study: Run | None, compute: Compute) -> Iterator[Answer]:
+    """Unlearn as an RNP ``study`` did, without one as RNP's preset for the network says; ``warm.extra`` gets it.
+
+    Unlearning takes some passes over the defense images. It goes on in a thread of its own, so that nobody's question
+    has to wait for it, and is done once for a suspect, as long as nobody asks for other settings.
+    """
+    rnp = _settings(warm, study)
+    settings = rnp.model_dump_json()
+    while getattr(warm.extra.get("unlearned"), "settings", None) != settings:
+        thread, told = warm.extra.get("unlearning") or _begin(warm, rnp, compute)
+        while thread.is_alive():
+            yield _working(told["what"], told["share"])
+            thread.join(0.25)
+        warm.extra.pop("unlearning", None)
+        if "error" in told:
+            raise told["error"]
+
+
+def _settings(warm: _Warm, study: Run | None) -> RNP:
+    if study is not None:
+        return RNP.build(study.result["settings"])
+    recipe = DEFENSES["rnp"]
+    rnp, _ = recipe.build(recipe.preset_for(len(units(warm.suspect.model))), {})
+    assert isinstance(rnp, RNP)
+    return rnp
+
+
+def _begin(warm: _Warm, rnp: RNP, compute: Compute) -> tuple[threading.Thread, dict[str, Any]]:
+    start = copy.deepcopy(warm.suspect.model)  # here, where nothing is masked
+    told: dict[str, Any] = {"what": "unlearning the clean pictures", "share": 0.0}
+
+    def progress(what: str, share: float, **_: float | None) -> None:
+        told.update(what=what, share=min(1.0, 2 * share))  # unlearning is the first half of what RNP reports on
+
+    def work() -> None:
+        try:
+            after, half_way, log = rnp.unlearn(start, Evidence(warm.defense, 0, compute, progress=progress))
+            warm.extra["unlearned"] = Forgotten(rnp.model_dump_json(), after.eval(), half_way.eval(), log)
+        except Exception as error:  # told to whoever asks, in the thread that answers
+            told["error"] = error
+
+    thread = threading.Thread(target=work, daemon=True)
+    warm.extra["unlearning"] = (thread, told)
+    thread.start()
+    return thread, told
