@@ -29,6 +29,7 @@ from engine.runs import process
 State = Literal["starting", "working", "estimate", "exact", "error"]
 KINDS = (
     "check",
+    "what_if",
     "pictures",
     "stranger",
     "unit",
@@ -38,6 +39,9 @@ KINDS = (
     "top",
     "by_class",
     "unlearned",
+    "twin",
+    "steps",
+    "pixels",
     "commit",
     "confusion",
     "export",
