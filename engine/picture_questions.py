@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.attacks import Attack
 from engine.attacks.picture import Picture
@@ -19,19 +19,19 @@ from engine.compute import Compute
 from engine.demos import locate
 from engine.detectors.recovery import stored
 from engine.explain import METHODS
-from engine.explain.activations import mean_outputs
+from engine.explain.activations import activation_change, mean_outputs, spread
 from engine.explain.attributions import attribution
 from engine.explain.encode import png
 from engine.intake import uploads
 from engine.models.masking import Mode, masked
 from engine.models.neurons import units
 from engine.pruning.each import logits_each
-from engine.questions import _exact, _floats, _Question, _Warm, _working, means_of
+from engine.questions import _exact, _floats, _Question, _Warm, _working
 from engine.runs.ask import Answer
 from engine.runs.store import open_run
 
 #: Units that are listed, units of an order that are cut one after the other, and orders, at most.
-LISTED, STEPS, ORDERS = 20, 64, 4
+LISTED, STEPS, ORDERS = 30, 64, 4
 #: A unit's spread counts as at least this share of the middle one of its layer: hardly any unit is quite constant.
 FLOOR = 0.05
 
@@ -65,7 +65,7 @@ class Pixels(PictureOf):
 
 
 def _both(warm: _Warm, question: PictureOf) -> tuple[Tensor, Tensor | None, int | None, str]:
-    """The picture without and with the trigger, (1, C, H, W) each, its true class, and what the second's part is called.
+    """The picture without and with the trigger, (1, C, H, W) each, its true class, and the name of the latter's part.
 
     Raises:
         ValueError: in one line, for a picture or a trigger that cannot be.
@@ -90,10 +90,11 @@ def _both(warm: _Warm, question: PictureOf) -> tuple[Tensor, Tensor | None, int 
 
 
 def twin(warm: _Warm, question: Twin, compute: Compute) -> Iterator[Answer]:
-    """Both pictures, what is answered to them, and the units whose output the trigger changes most.
+    """Both pictures, what is answered to them, and the units that the trigger changes most.
 
-    A unit's change is the difference of its mean outputs in standard deviations of its mean output over the clean
-    defense images.
+    A unit's change is its trigger-activated change on this one picture, || f(x) - f(x with the trigger) ||_2 over the
+    positions of its map (:func:`engine.explain.activations.activation_change`), in standard deviations of its output
+    over all positions of the clean defense images. A small trigger hardly moves the mean of a map, but the map.
     """
     x, marked, truth, part = _both(warm, question)
     model = warm.suspect.model
@@ -103,10 +104,11 @@ def twin(warm: _Warm, question: Twin, compute: Compute) -> Iterator[Answer]:
     found["without"] = {"png": png(x[0]), "p": _floats(p[0])}
     if marked is not None:
         yield _working("the spread of each unit on clean pictures")
-        yield from means_of(warm, "clean", compute)
+        if "spread" not in warm.extra:
+            warm.extra["spread"] = spread(model, warm.defense.x, compute)
         without, with_it = mean_outputs(model, pictures, compute)
-        change = (with_it - without) / spread(warm)
-        order = change.abs().argsort(descending=True, stable=True)[:LISTED]
+        change = activation_change(model, x, marked, compute) / above(model, warm.extra["spread"])
+        order = change.argsort(descending=True, stable=True)[:LISTED]
         found[part] = {
             "png": png(marked[0]),
             "p": _floats(p[1]),
@@ -117,10 +119,10 @@ def twin(warm: _Warm, question: Twin, compute: Compute) -> Iterator[Answer]:
     yield _exact(found)
 
 
-def spread(warm: _Warm) -> Tensor:
-    """Standard deviation of each unit's mean output over the clean defense images, above 0: float32 (U,)."""
-    found = warm.means["clean"].std(0)
-    for layer in units(warm.suspect.model).layers:
+def above(model: nn.Module, spreads: Tensor) -> Tensor:
+    """Spreads (U,) at or above a share of their layer's middle one, and above 0."""
+    found = spreads.clone()
+    for layer in units(model).layers:
         part = found[layer.span]
         middle = float(part.median()) or float(found.median()) or 1.0
         found[layer.span] = part.clamp_min(FLOOR * middle)

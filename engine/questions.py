@@ -403,8 +403,13 @@ class Questions:
     def _activations(self, question: Activations) -> Iterator[Answer]:
         yield _working("loading the suspect")
         warm = self._open(question.suspect)
-        for name in ("clean", "triggered"):
-            yield from means_of(warm, name, self._compute)
+        for name, x in (("clean", warm.defense.x), ("triggered", warm.triggered_defense)):
+            if x is not None and name not in warm.means:
+                rows = []
+                for part in x.split(SLICE // 2):
+                    yield _working(f"unit outputs on {name} defense images")
+                    rows.append(mean_outputs(warm.suspect.model, part, self._compute))
+                warm.means[name] = torch.cat(rows)
         triggered = warm.means.get("triggered")
         yield _exact(
             {
@@ -519,23 +524,12 @@ class Questions:
         return _Warm(suspect, fingerprint, chosen or TestSet.of(data.test, attack), defense, correct, stamped)
 
 
-def means_of(warm: _Warm, name: str, compute: Compute) -> Iterator[Answer]:
-    """Keep the mean outputs of all units on the ``clean`` or ``triggered`` defense images, where there are any."""
-    x = warm.defense.x if name == "clean" else warm.triggered_defense
-    if x is None or name in warm.means:
-        return
-    rows = []
-    for part in x.split(SLICE // 2):
-        yield _working(f"unit outputs on {name} defense images")
-        rows.append(mean_outputs(warm.suspect.model, part, compute))
-    warm.means[name] = torch.cat(rows)
-
-
 def _more_ways() -> dict[str, tuple[type[Spec], Callable[[_Warm, Any, Compute], Iterator[Answer]]]]:
     """The kinds of questions that have files of their own."""
     from engine import picture_questions, unit_questions
 
-    return {**unit_questions.WAYS, **picture_questions.WAYS}
+    ways: Any = {**unit_questions.WAYS, **picture_questions.WAYS}
+    return ways
 
 
 def _fingerprint(folder: Path) -> str:
