@@ -18,12 +18,13 @@ import streamlit as st
 
 from app import data, neuron_figures, panels, pictures, state
 from app.linked import by_score, rank
+from app.live import live
 from app.neuron_figures import short
 from app.palette import CIVIDIS, LESS, MORE, count, number, percent
 from app.panels import Frame, article, esc
 from app.picture_strip import SIDE as THUMB
 from app.picture_strip import picture_strip
-from app.unit_more import live, more
+from app.unit_more import more
 from engine.runs import ask
 
 SIDE = 112  # four times the 28 pixels of a picture, sixteen times the 7 of a map
