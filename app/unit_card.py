@@ -43,7 +43,7 @@ def unit_card(frame: Frame, studies: Mapping[str, data.Study], study: data.Study
     unit = data.id_of(study.layers, k)
     with st.container(border=True, key="card", gap="small"):
         _head(study, now, unit, k)
-        at = _chooser(frame)
+        at = chooser(frame)
         questions = _questions(frame, k, at)
         live(lambda: _body(frame, studies, questions, unit, k), frame, *questions.values())
         _attribution(frame, unit, k, at)
@@ -53,13 +53,18 @@ def unit_card(frame: Frame, studies: Mapping[str, data.Study], study: data.Study
 def _questions(frame: Frame, k: int, at: int) -> dict[str, dict[str, Any]]:
     """What is asked of the worker, about the suspect as it came (nothing cut)."""
     whole: dict[str, Any] = {"suspect": frame.suspect.name, "cut": [], "mode": "scale"}
-    first = at - at % ROW
-    numbers = list(range(first, min(first + ROW, _tests(frame))))
     return {
-        "pictures": {"kind": "pictures", **whole, "numbers": numbers},
+        "pictures": row_question(frame, at),
         "unit": {"kind": "unit", **whole, "unit": k, "number": at, "triggered": frame.seen},
         **({} if _has_trigger(frame, k, at) else {"unlearned": _forgotten(frame, k, at)}),
     }
+
+
+def row_question(frame: Frame, at: int) -> dict[str, Any]:
+    """The test pictures of the row in which number ``at`` is."""
+    first = at - at % ROW
+    numbers = list(range(first, min(first + ROW, tests_of(frame))))
+    return {"kind": "pictures", "suspect": frame.suspect.name, "cut": [], "mode": "scale", "numbers": numbers}
 
 
 def _forgotten(frame: Frame, k: int, at: int) -> dict[str, Any]:
@@ -83,7 +88,7 @@ def _kinds(questions: Mapping[str, Any]) -> tuple[Kind, Kind]:
     return _CLEAN, _UNLEARNED if "unlearned" in questions else _TRIGGERED
 
 
-def _tests(frame: Frame) -> int:
+def tests_of(frame: Frame) -> int:
     return int((frame.suspect.result.get("n") or {}).get("acc") or 10_000)
 
 
@@ -159,13 +164,13 @@ def _ranks(studies: Mapping[str, data.Study], k: int) -> None:
 # --- the picture -----------------------------------------------------------------------------------------------------
 
 
-def _chooser(frame: Frame) -> int:
+def chooser(frame: Frame) -> int:
     """A row of test pictures, and the number of the chosen one."""
-    total = _tests(frame)
+    total = tests_of(frame)
     at = min(state.load().picture, total - 1)
     if at != state.load().picture:
         state.go(picture=at)
-    question = _questions(frame, 0, at)["pictures"]
+    question = row_question(frame, at)
     answer = panels.answer_to(question, frame.seen)
     found = {item["number"]: item for item in (answer.value or {}).get("items", [])}
     classes = frame.suspect.classes
@@ -272,7 +277,7 @@ def _photo(frame: Frame, item: Mapping[str, Any] | None, key: str, name: str, an
 def _attribution(frame: Frame, unit: str, k: int, at: int) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         st.number_input(
-            "Test picture", 0, _tests(frame) - 1, key=state.shows("picture-choice", at), width=124,
+            "Test picture", 0, tests_of(frame) - 1, key=state.shows("picture-choice", at), width=124,
             help="The number of any test picture.",
             on_change=lambda: state.change(picture=int(state.shown("picture-choice"))),
         )  # fmt: skip
