@@ -65,13 +65,13 @@ def one_after_the_other(
                     "hovertemplate": f"<b>{label} %{{y:.1%}}</b><br>%{{x}} cut, the last: %{{text}}<extra></extra>",
                 }
             )  # fmt: skip
-            # Labelled where it starts: there the two are furthest apart.
+            end = _labelled_at(row, lines)
             figure_layout["annotations"].append(
                 {
-                    "x": steps[0], "y": values[0], "xref": f"x{axis}", "yref": f"y{axis}", "text": f"<b>{label}</b>",
-                    "xanchor": "left", "yanchor": "top" if values[0] > 0.5 else "bottom", "xshift": 8,
-                    "yshift": -4 if values[0] > 0.5 else 4, "showarrow": False,
-                    "font": {"color": theme.text[measure], "size": 12},
+                    "x": steps[end], "y": values[end], "xref": f"x{axis}", "yref": f"y{axis}",
+                    "text": f"<b>{label}</b>", "xanchor": "right" if end else "left", "showarrow": False,
+                    "yanchor": "top" if values[end] > 0.5 else "bottom", "yshift": -5 if values[end] > 0.5 else 5,
+                    "xshift": 0 if end else 8, "font": {"color": theme.text[measure], "size": 12},
                 }
             )  # fmt: skip
         figure_layout["shapes"].append(
@@ -88,6 +88,12 @@ def one_after_the_other(
     )
     alt = f"Probability by the number of units cut, from 0 to {most}. {title} With {step} cut, {now}."
     return Chart(title, alt, {"data": data, "layout": figure_layout}, table)
+
+
+def _labelled_at(row: Mapping[str, Any], lines: Sequence[tuple[str, Measure, str]]) -> int:
+    """The step at which lines are labelled: the last one, unless they meet there."""
+    apart = len(lines) < 2 or abs(float(row["first"][-1]) - float(row["truth"][-1])) > 0.2
+    return -1 if apart else 0
 
 
 def _filled(values: list[Any], most: int) -> list[Any]:

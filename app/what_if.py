@@ -27,9 +27,9 @@ def of_group(frame: Frame, study: data.Study) -> None:
         if answer.error:
             panels.failed(question, answer, "again-what-if")
             return
-        with st.container(height=230, border=False, gap="small"):
+        with st.container(key="what-if", gap="small"):
             if answer.value is not None:
-                effect(frame, answer.value, f"Cutting these {units(len(cut))} alone", answer.state)
+                effect(frame, answer.value, f"Cutting these {units(len(cut))}", answer.state)
             if not answer.final:
                 # How many pictures there are would tell a defender whether there is a trigger at all.
                 panels.waiting(answer if frame.seen else replace(answer, what="cutting them"), "cutting them")

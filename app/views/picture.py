@@ -93,7 +93,7 @@ def _looked_at(frame: Frame, study: data.Study, now: data.Present, base: dict[st
             panels.note("Its triggered test pictures are known, but not the rule that made them. Draw one instead.")
         else:
             panels.heading("Draw something on the grid: what changes is listed here.", lines=1)
-            panels.note("A bright square in a corner is a good start: that is what BadNets uses.")
+            panels.note("A bright square in a corner is a good start.")
     if cutting is not None and steps is not None:
         waits.append(cutting)
         _one_after_the_other(frame, study, cutting, steps, step, base["source"])
@@ -104,7 +104,7 @@ def _looked_at(frame: Frame, study: data.Study, now: data.Present, base: dict[st
 
 
 def _names(source: str, step: int) -> tuple[str, str, str]:
-    what = own_picture.NAMES.get(source, "a trigger")
+    what = "your trigger" if source == "drawn" else "the trigger"
     return "Without", f"With {what}", f"And {units(step)} cut"
 
 
