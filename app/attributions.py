@@ -16,10 +16,10 @@ import streamlit as st
 
 from app import data, neuron_figures, panels, pictures, state
 from app.card_pieces import SIDE, absent, column, image, scale
+from app.live import live
 from app.neuron_figures import short
 from app.palette import LESS, MORE, count, number, percent
 from app.panels import Frame, esc
-from app.unit_more import live
 from engine.explain import ANSWER, METHODS, STATES, WHOLE
 from engine.runs import ask
 

@@ -8,11 +8,10 @@ from typing import Any, cast
 import numpy as np
 import streamlit as st
 
-from app import agreement_figures, data, panels, score_figures, state
+from app import agreement_figures, confusions, data, panels, score_figures, state
 from app.comparison import Figure, Row
 from app.palette import MEASURES, NAME, Measure
 from app.panels import Frame
-from engine.runs import ask
 from engine.runs.store import BY_ID
 
 #: Which figure of the matrix goes with which measure of the curves.
@@ -153,13 +152,9 @@ def answers(frame: Frame, rows: Sequence[Row]) -> None:
         )  # fmt: skip
     if known is None:
         panels.note("Counted on all test pictures: rows are true classes, columns what the model answers.")
-    elif known.error:
-        panels.failed(question, known, "again-answers")
-    elif known.value is not None and known.final:
-        name = own[chosen].name if chosen in own else studies[chosen.removeprefix(_SCORE)].label
-        _confusions(frame, known.value, name)
-    else:
-        _wait(frame, question, known)
+        return
+    name = own[chosen].name if chosen in own else studies[chosen.removeprefix(_SCORE)].label
+    confusions.section(frame, question, f"After {name}")
 
 
 def label(row: Row) -> str:
@@ -180,31 +175,3 @@ def _question(frame: Frame, chosen: str, own: Mapping[str, Row], studies: Mappin
 def _ask(question: dict[str, Any]) -> None:
     panels.forget(question)
     st.session_state["answers-asked"] = question
-
-
-def _wait(frame: Frame, question: dict[str, Any], known: ask.Answer) -> None:
-    """Looks at an answer that is on its way; the first look, while the page is being made, shows what is known."""
-    first = [known]
-
-    def look() -> None:
-        answer = first.pop() if first else panels.answer_to(question, frame.seen)
-        if answer.final:
-            st.rerun()
-        panels.waiting(answer, "counting answers")
-
-    st.fragment(look, run_every=panels.pace())()
-
-
-def _confusions(frame: Frame, value: Mapping[str, Any], name: str) -> None:
-    for kind in ("clean", "triggered"):
-        part = value.get(kind)
-        if part is None or not np.any(part["before"]):
-            continue
-        drawn = agreement_figures.confusions(
-            value["classes"], part["before"], part["after"], cast(Any, kind), name, frame.theme
-        )
-        panels.chart(drawn, f"confusion-{kind}", lines=1)
-    if frame.seen:
-        panels.note("Cells are percent of the true class.")
-    else:
-        panels.locked(f"Cells are percent of the true class. Triggered pictures: {panels.WHY_LOCKED}")

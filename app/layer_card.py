@@ -15,10 +15,10 @@ import streamlit as st
 from app import data, neuron_figures, panels, pictures
 from app.attributions import rnp_of
 from app.card_pieces import scale
+from app.live import live
 from app.neuron_figures import short
 from app.palette import CIVIDIS, LESS, MORE, count, percent, units
 from app.panels import Frame, Picture
-from app.unit_more import live
 
 SIDE = 112
 Maps = dict[str, np.ndarray]

@@ -143,10 +143,23 @@ def ranking(studies: Mapping[str, data.Study], study: data.Study, now: data.Pres
         alt=f"All {count(len(ids))} units with each score and its rank, {unit}, which is selected, "
         f"first, then the most suspicious by {study.label}.",
     )
-    panels.note(
-        "The selected unit first, then by rank: 1 is the most suspicious. Click a heading to sort, the mark before a "
-        "row to select its unit."
-    )
+    left, right = st.columns([1.7, 1], gap="medium", vertical_alignment="bottom")
+    with left:
+        panels.note(
+            "The selected unit first, then by rank: 1 is the most suspicious. Click a heading to sort, the mark before "
+            "a row to select its unit."
+        )
+    with right, st.container(horizontal=True, vertical_alignment="bottom", gap="small", horizontal_alignment="right"):
+        ranked = [data.id_of(study.layers, int(n)) for n in by_score(study.values) if np.isfinite(study.values[n])]
+        n = st.number_input(
+            "Most suspicious units", 2, max(2, len(ranked)), min(20, max(2, len(ranked))), key="top-units", width=150,
+            help=f"By {study.label}. Chosen together, they are marked in every panel, and what the network does "
+            "without them is measured.",
+        )  # fmt: skip
+        st.button(
+            "Choose them", key="choose-top", icon=":material/select_all:", disabled=len(ranked) < 2,
+            on_click=lambda: state.select(ranked[0], "find", ranked[: int(store.get("top-units") or n)]),
+        )  # fmt: skip
 
 
 def by_score(values: np.ndarray) -> np.ndarray:

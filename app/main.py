@@ -40,6 +40,7 @@ st.navigation(
         st.Page("views/prune.py", title="Prune", icon=":material/content_cut:"),
         st.Page("views/neurons.py", title="Neurons", icon=":material/grain:"),
         st.Page("views/layers.py", title="Layers", icon=":material/layers:"),
+        st.Page("views/picture.py", title="Picture", icon=":material/image_search:"),
         st.Page("views/compare.py", title="Compare", icon=":material/compare_arrows:"),
         st.Page("views/questions.py", title="Open questions", icon=":material/quiz:"),
         st.Page("views/runs.py", title="Runs", icon=":material/list_alt:"),

@@ -9,11 +9,11 @@ from typing import Any
 import streamlit as st
 
 from app import data, panels, projection_figures, state
+from app.live import live
 from app.panels import Frame, esc
 from app.projection_figures import colours
 from app.redaction import redact
 from app.scoring import under_way
-from app.unit_more import live
 from engine.runs.store import Run
 
 METHODS = {"pca": "PCA", "tsne": "t-SNE"}

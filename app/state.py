@@ -41,7 +41,7 @@ COMPARE = ("figure", "samples", "source", "top", "defense", "question")
 #: What Layers is set to: the layer, whose features are projected (the last layer's unless ``layer``), and how.
 LAYERS = ("layer", "features", "projection")
 KEYS = (
-    "run", "pin", "neuron", "score", "thr", "role", "lesson", "mode", "edits", "picture", "job", "versus",
+    "run", "pin", "neuron", "score", "thr", "role", "lesson", "mode", "edits", "picture", "step", "job", "versus",
     *COMPARE, *LAYERS, *LAB,
 )  # fmt: skip
 DEFAULT_SCORE = "rnp"
@@ -79,6 +79,7 @@ class Address:
     mode: Mode = "scale"
     edits: tuple[tuple[str, str], ...] = ()
     picture: int = 0
+    step: int = 0
     job: str | None = None
     versus: str | None = None
     figure: str | None = None
@@ -107,7 +108,7 @@ class Address:
             found["mode"] = self.mode
         if self.edits:
             found["edits"] = ",".join(_packed(self.edits)[:MOST_EDITS])
-        for key in ("picture", "samples", "top"):
+        for key in ("picture", "step", "samples", "top"):
             if number := getattr(self, key):
                 found[key] = str(number)
         return {**found, **(dict(self.lab) if lab else {})}
@@ -173,7 +174,8 @@ def parse(params: Mapping[str, str]) -> tuple[Address, list[str]]:
         else:
             refuse("edits", "unit ids that end in ! (cut) or ~ (spared)")
     for key, meaning in (
-        ("picture", "the number of a test picture"), ("samples", "a number of pictures"), ("top", "a number of units"),
+        ("picture", "the number of a test picture"), ("step", "how many units are cut"),
+        ("samples", "a number of pictures"), ("top", "a number of units"),
     ):  # fmt: skip
         if number := params.get(key):
             if number.isdecimal() and len(number) < 8:
@@ -453,7 +455,7 @@ def choose_run(run: str, role: Role | None = None) -> None:
     fresh = Address(run=run, pin=address.pin, role=role, score=address.score)
     cut = history(fresh).present
     st.session_state.origin = "url"
-    go(run=run, role=role, neuron=None, thr=cut.thr, edits=cut.edits, picture=0, layer=None)
+    go(run=run, role=role, neuron=None, thr=cut.thr, edits=cut.edits, picture=0, step=0, layer=None)
 
 
 # --- roles -----------------------------------------------------------------------------------------------------------

@@ -20,12 +20,13 @@ from app import data, neuron_figures, panels, pictures, state
 from app.attributions import attribution, rnp_of
 from app.card_pieces import SIDE, absent, column, image, pairs, scale
 from app.linked import by_score, rank
+from app.live import live
 from app.neuron_figures import short
 from app.palette import CIVIDIS, count, number, percent
 from app.panels import Frame, article, esc
 from app.picture_strip import SIDE as THUMB
 from app.picture_strip import picture_strip
-from app.unit_more import live, more
+from app.unit_more import more
 from engine.runs import ask
 
 #: Pictures in the row that one is chosen from.
@@ -43,23 +44,28 @@ def unit_card(frame: Frame, studies: Mapping[str, data.Study], study: data.Study
     unit = data.id_of(study.layers, k)
     with st.container(border=True, key="card", gap="small"):
         _head(study, now, unit, k)
-        at = _chooser(frame, studies)
+        at = chooser(frame)
         questions = _questions(frame, studies, k, at)
         live(lambda: _body(frame, studies, questions, unit, k), frame, *questions.values())
-        attribution(frame, studies, now, unit, k, at, total=_tests(frame), stamped=_has_trigger(frame, k, at))
+        attribution(frame, studies, now, unit, k, at, total=tests_of(frame), stamped=_has_trigger(frame, k, at))
         more(frame, unit, k)
 
 
 def _questions(frame: Frame, studies: Mapping[str, data.Study], k: int, at: int) -> dict[str, dict[str, Any]]:
     """What is asked of the worker, about the suspect as it came (nothing cut)."""
     whole: dict[str, Any] = {"suspect": frame.suspect.name, "cut": [], "mode": "scale"}
-    first = at - at % ROW
-    numbers = list(range(first, min(first + ROW, _tests(frame))))
     return {
-        "pictures": {"kind": "pictures", **whole, "numbers": numbers},
+        "pictures": row_question(frame, at),
         "unit": {"kind": "unit", **whole, "unit": k, "number": at, "triggered": frame.seen},
         **({} if _has_trigger(frame, k, at) else {"unlearned": _forgotten(frame, studies, k, at)}),
     }
+
+
+def row_question(frame: Frame, at: int) -> dict[str, Any]:
+    """The test pictures of the row in which number ``at`` is."""
+    first = at - at % ROW
+    numbers = list(range(first, min(first + ROW, tests_of(frame))))
+    return {"kind": "pictures", "suspect": frame.suspect.name, "cut": [], "mode": "scale", "numbers": numbers}
 
 
 def _forgotten(frame: Frame, studies: Mapping[str, data.Study], k: int, at: int) -> dict[str, Any]:
@@ -83,7 +89,7 @@ def _kinds(questions: Mapping[str, Any]) -> tuple[Kind, Kind]:
     return _CLEAN, _UNLEARNED if "unlearned" in questions else _TRIGGERED
 
 
-def _tests(frame: Frame) -> int:
+def tests_of(frame: Frame) -> int:
     return int((frame.suspect.result.get("n") or {}).get("acc") or 10_000)
 
 
@@ -159,13 +165,13 @@ def _ranks(studies: Mapping[str, data.Study], k: int) -> None:
 # --- the picture -----------------------------------------------------------------------------------------------------
 
 
-def _chooser(frame: Frame, studies: Mapping[str, data.Study]) -> int:
+def chooser(frame: Frame) -> int:
     """A row of test pictures, and the number of the chosen one."""
-    total = _tests(frame)
+    total = tests_of(frame)
     at = min(state.load().picture, total - 1)
     if at != state.load().picture:
         state.go(picture=at)
-    question = _questions(frame, studies, 0, at)["pictures"]
+    question = row_question(frame, at)
     answer = panels.answer_to(question, frame.seen)
     found = {item["number"]: item for item in (answer.value or {}).get("items", [])}
     classes = frame.suspect.classes

@@ -6,48 +6,22 @@ wants to know what each of them does alone sees it for each.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import streamlit as st
 
-from app import neuron_figures, panels, pictures, readings, state
+from app import neuron_figures, panels, pictures, state, what_if
+from app.live import live
 from app.neuron_figures import short
-from app.palette import NAME, Measure, count, percent, points, rgb
+from app.palette import count, rgb
 from app.panels import Frame, article, esc
-from engine.runs import ask
 
 PARTS = {"wiring": "Connections", "top": "Top pictures", "by_class": "By class", "check": "Cut alone"}
 #: CSS pixels that a picture on the sheet may take.
 _TILE = 56
-#: Seconds that a part of the page waits for its answers at most, where no more than a few questions wait.
-MOMENT, FEW = 0.09, 6
-
-
-def live(draw: Callable[[], None], frame: Frame, *questions: dict[str, Any]) -> None:
-    """Draw a part that waits for answers: it alone is redrawn meanwhile, and the page when one has come."""
-
-    def complete() -> list[bool]:
-        return [panels.answer_to(question, frame.seen).final for question in questions]
-
-    before = complete()
-    # What the worker has nearly ready is worth a moment: it saves a look later and running the page once more.
-    until = time.monotonic() + MOMENT
-    while not all(before) and time.monotonic() < until and ask.waiting() <= FEW:
-        time.sleep(0.01)
-        before = complete()
-
-    def again() -> None:
-        if st.session_state.pop("followed", False):
-            st.rerun()
-        draw()
-        if complete() != before:
-            st.rerun()  # an answer is there, or a question is asked again
-
-    st.fragment(again, run_every=None if all(before) else panels.pace())()
 
 
 def more(frame: Frame, unit: str, k: int) -> None:
@@ -157,21 +131,4 @@ def _by_class(frame: Frame, value: Mapping[str, Any], unit: str) -> None:
 
 def _alone(frame: Frame, value: Mapping[str, Any], unit: str) -> None:
     """What changes when this unit alone is cut."""
-    found = readings.from_check(value, frame.suspect.result, "exact")
-    rows, said = [], []
-    measures: tuple[Measure, ...] = ("acc", "asr", "ra") if frame.seen else ("acc",)
-    for m in measures:
-        reading, n = found[m], (value.get(m) or {}).get("n")
-        if reading.value is None or n is None:
-            continue
-        change = "\u2013" if reading.change is None else points(reading.change)
-        rows.append((NAME[m], percent(reading.value), change, count(int(n))))
-        said.append(f"{NAME[m]} {change} points")
-    panels.heading(f"Cutting {unit} alone: {', '.join(said)}.", lines=1)
-    panels.facts(("", "Without it", "Points", "Pictures"), rows)
-    drop = value.get("drop")
-    if drop is not None:
-        panels.note(
-            f"Against the uncut suspect. 95\u202f% interval of the change in ACC: {points(-drop['high'])} to "
-            f"{points(-drop['low'])} points, paired."
-        )
+    what_if.effect(frame, value, f"Cutting {unit} alone")

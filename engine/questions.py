@@ -6,7 +6,6 @@ there, or never come back. An estimate from the first images comes before the ex
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -29,7 +28,7 @@ from engine.explain.feature_maps import unit_maps, unit_means
 from engine.intake import uploads
 from engine.lab import Bench, Choices, Preview
 from engine.metrics import Share, TestSet, confusion, paired_interval
-from engine.models.masking import Mode, apply_cut, masked
+from engine.models.masking import Mode, masked
 from engine.models.neurons import units
 from engine.pruning.fold import Fold
 from engine.runs.ask import Answer
@@ -41,7 +40,7 @@ from engine.suspects import Suspect, load_repaired, load_suspect
 GLANCE, FIRST, SLICE, DEFENSE = 64, 1000, 500, 500
 #: Of a first estimate where many ask at once: its interval is wider, and says so.
 GLANCE_IN_CROWD = 24
-#: Suspects kept, bytes kept, checks remembered per suspect, finished and begun.
+#: Suspects kept, bytes kept, cuts per suspect of which the answers are remembered.
 SUSPECTS, BYTES, CHECKS = 2, 3_000_000_000, 128
 #: Bytes of what the first half of a suspect's layers says of test images, at most.
 FOLDS = 1_000_000_000
@@ -94,7 +93,10 @@ class Commit(Check):
 
 
 class Confusion(Check):
-    """What the suspect and its repaired self answer: that of a ``defend`` run, or the suspect with ``cut``."""
+    """What the suspect and its repaired self answer: that of a ``defend`` run, or the suspect with ``cut``.
+
+    ``triggered`` False: triggered pictures are not even asked about.
+    """
 
     cut: tuple[int, ...] = ()
     run: str | None = None
@@ -114,14 +116,16 @@ class Examples(Spec):
 
 
 @dataclass
-class _Begun:
-    """How far a check has come. Whoever asks the same goes on from there, so a class that asks the same asks once."""
+class _Asked:
+    """What the suspect with a cut has said so far, int16 by picture and -1 where it was not asked yet.
 
-    pieces: list[tuple[str, int, int]]
-    correct: Tensor
-    said: Tensor
-    at: int = 0
+    Whoever asks about the same cut goes on from there: a class that asks the same asks once, and so do figures and
+    confusion matrices. ``value``: the best figures there are, ``exact`` if they are of all pictures.
+    """
+
+    said: dict[str, Tensor]
     value: dict[str, Any] | None = None
+    exact: bool = False
 
 
 @dataclass
@@ -134,10 +138,8 @@ class _Warm:
     defense: Images
     correct: Tensor
     triggered_defense: Tensor | None
-    checks: OrderedDict[tuple[tuple[int, ...], str], dict[str, Any]] = field(default_factory=OrderedDict)
-    begun: OrderedDict[tuple[tuple[int, ...], str], _Begun] = field(default_factory=OrderedDict)
+    asked: OrderedDict[tuple[tuple[int, ...], str], _Asked] = field(default_factory=OrderedDict)
     means: dict[str, Tensor] = field(default_factory=dict)
-    said: dict[str, Tensor] = field(default_factory=dict)
     folds: dict[tuple[str, int, int], Fold] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -149,6 +151,22 @@ class _Warm:
         cut = torch.zeros(n, dtype=torch.bool)
         cut[list(chosen)] = True
         return cut
+
+    def answers(self, cut: Tensor, mode: Mode) -> _Asked:
+        """What is known of the answers under a cut (U,) bool."""
+        key = (tuple(cut.nonzero().flatten().tolist()), mode if cut.any() else "scale")
+        found = self.asked.pop(key, None)
+        self.asked[key] = found = found or _Asked(self.unasked())
+        while len(self.asked) > CHECKS:
+            self.asked.popitem(last=False)
+        return found
+
+    def unasked(self) -> dict[str, Tensor]:
+        stamped = 0 if self.test.triggered is None else len(self.test.triggered)
+        return {
+            part: torch.full((n,), -1, dtype=torch.int16) for part, n in (("clean", len(self.test.clean)),
+                                                                           ("triggered", stamped))
+        }  # fmt: skip
 
     def picture(self, number: int) -> Tensor:
         """A test image (1, C, H, W), float in [0, 1]."""
@@ -196,6 +214,7 @@ class Questions:
         """
         ways: dict[str, tuple[type[Spec], Callable[[Any], Iterator[Answer]]]] = {
             "check": (Check, self._check),
+            "what_if": (Check, self._check),
             "pictures": (Pictures, self._pictures),
             "stranger": (Stranger, self._stranger),
             "unit": (Unit, self._unit),
@@ -207,13 +226,10 @@ class Questions:
             "choices": (Choices, self._choices),
             "preview": (Preview, self._preview),
         }
-        from engine import layer_questions, unit_questions
-
-        inside = {**unit_questions.WAYS, **layer_questions.WAYS}
-        kind = str(question.get("kind"))
-        if kind not in ways and kind not in inside:
-            raise ValueError(f"expected kind to be one of {', '.join((*ways, *inside))}, got {kind!r}")
-        form, way = ways[kind] if kind in ways else (inside[kind][0], partial(self._inside, inside[kind][1]))
+        more, kind = _more_ways(), str(question.get("kind"))
+        if kind not in ways and kind not in more:
+            raise ValueError(f"expected kind to be one of {', '.join((*ways, *more))}, got {kind!r}")
+        form, way = ways[kind] if kind in ways else (more[kind][0], partial(self._inside, more[kind][1]))
         for answer in way(form.build(question)):
             yield replace(answer, question=question)
 
@@ -225,49 +241,41 @@ class Questions:
     def _check(self, question: Check) -> Iterator[Answer]:
         yield _working("loading the suspect")
         warm = self._open(question.suspect)
-        test, model = warm.test, warm.suspect.model
-        cut = warm.cut(question.cut)
-        key = (tuple(cut.nonzero().flatten().tolist()), question.mode)
-        if key in warm.checks:
-            warm.checks.move_to_end(key)
-            yield _exact(warm.checks[key])
-            return
-        begun = warm.begun.pop(key, None)
-        if begun is None:
-            stamped = 0 if test.triggered is None else len(test.triggered)
-            correct = torch.zeros(len(test.clean), dtype=torch.bool)
-            pieces = list(_pieces(len(correct), stamped, (warm.correct < 0).tolist(), self._glance))
-            begun = _Begun(pieces, correct, torch.full((stamped,), -1))
-        warm.begun[key] = begun
-        while len(warm.begun) > CHECKS:
-            warm.begun.popitem(last=False)
-        total = _images(begun.pieces)
-        if begun.value is not None:  # what somebody else's question, or an earlier one, has found of the same cut
-            yield _working_on(begun.value, _images(begun.pieces[: begun.at]), total)
-        while begun.at < len(begun.pieces):
-            part, first, last = begun.pieces[begun.at]
+        test, cut = warm.test, warm.cut(question.cut)
+        asked = warm.answers(cut, question.mode)
+        pieces = _pieces(asked.said, (warm.correct < 0).tolist(), self._glance)
+        total = _images(pieces)
+        if asked.value is not None and not asked.exact:  # what somebody else's question has found of the same cut
+            yield _working_on(asked.value, 0, total)
+        for at, (part, first, last) in enumerate(pieces, start=1):
+            if asked.exact:
+                break
             if part == "estimate":
-                begun.value = _outcome(warm, cut, begun.correct[:last], begun.said[:last])
+                if asked.value is not None and asked.value["acc"]["n"] >= last:
+                    continue
+                asked.value = _outcome(warm, cut, asked.said, last)
             elif part == "uncut":
-                x, y = test.clean.x[first:last], test.clean.y[first:last]
-                warm.correct[first:last] = (self._compute.logits(model, x).argmax(1) == y).to(torch.int8)
-            else:
-                images = test.clean.x if part == "clean" else test.triggered
-                assert images is not None
-                with masked(model, cut, question.mode):
-                    answers = self._logits(warm, cut, part, first, last, images).argmax(1)
-                if part == "clean":
-                    begun.correct[first:last] = answers == test.clean.y[first:last]
-                else:
-                    begun.said[first:last] = answers
-            begun.at += 1
-            yield _working_on(begun.value, _images(begun.pieces[: begun.at]), total)
-        if key not in warm.checks:
-            warm.checks[key] = _outcome(warm, cut, begun.correct, begun.said)
-        warm.begun.pop(key, None)
-        while len(warm.checks) > CHECKS:
-            warm.checks.popitem(last=False)
-        yield _exact(warm.checks[key])
+                if not (warm.correct[first:last] < 0).any():
+                    continue
+                answers = self._compute.logits(warm.suspect.model, test.clean.x[first:last]).argmax(1)
+                warm.correct[first:last] = (answers == test.clean.y[first:last]).to(torch.int8)
+            elif not self._ask(warm, cut, question.mode, part, first, last):
+                continue
+            yield _working_on(asked.value, _images(pieces[:at]), total)
+        if not asked.exact:
+            asked.value, asked.exact = _outcome(warm, cut, asked.said, total), True
+        assert asked.value is not None
+        yield _exact(asked.value)
+
+    def _ask(self, warm: _Warm, cut: Tensor, mode: Mode, part: str, first: int, last: int) -> bool:
+        """Ask the suspect with a cut about some test images; False if all of them were asked about before."""
+        said = warm.answers(cut, mode).said[part]
+        images = warm.test.clean.x if part == "clean" else warm.test.triggered
+        if images is None or not (said[first:last] < 0).any():
+            return False
+        with masked(warm.suspect.model, cut, mode):
+            said[first:last] = self._logits(warm, cut, part, first, last, images).argmax(1).to(torch.int16)
+        return True
 
     def _logits(self, warm: _Warm, cut: Tensor, part: str, first: int, last: int, images: Tensor) -> Tensor:
         """Of the model as it is cut now. Cuts in its second half share what the first half says of the images."""
@@ -410,33 +418,39 @@ class Questions:
     def _confusion(self, question: Confusion) -> Iterator[Answer]:
         yield _working("loading the suspect")
         warm = self._open(question.suspect)
-        if question.run is None:
-            after = copy.deepcopy(warm.suspect.model)
-            apply_cut(after, warm.cut(question.cut), question.mode)
-        else:
-            after = load_repaired(open_run(locate(question.run)), warm.suspect)
-        test = warm.test
-        parts = {"clean": (test.clean.x, test.clean.y)}
+        test, cut = warm.test, warm.cut(question.cut)
+        nothing = torch.zeros_like(cut)
+        before, after = warm.answers(nothing, "scale").said, warm.answers(cut, question.mode).said
+        images, truths = {"clean": test.clean.x}, {"clean": test.clean.y}
         if question.triggered and test.triggered is not None and test.truth is not None:
-            parts["triggered"] = (test.triggered, test.truth)
-        total = 2 * sum(len(x) for x, _ in parts.values())
-        done, classes = 0, len(warm.suspect.data.classes)
-        found: dict[str, Any] = {}
-        for name, (x, truth) in parts.items():
-            found[name] = {}
-            for when, model in (("before", warm.suspect.model), ("after", after)):
-                said = warm.said.get(name) if when == "before" else None
-                if said is None:
-                    slices = []
-                    for first in range(0, len(x), SLICE):
-                        yield _working(f"asking about {name} images, {when} the repair", (done + first) / total)
-                        slices.append(self._compute.logits(model, x[first : first + SLICE]).argmax(1))
-                    said = torch.cat(slices)
-                if when == "before":
-                    warm.said[name] = said
-                found[name][when] = confusion(truth, said, classes).tolist()
-                done += len(x)
-        yield _exact({"classes": list(warm.suspect.data.classes), **found})
+            images["triggered"], truths["triggered"] = test.triggered, test.truth
+        repaired = None
+        if question.run is not None:
+            repaired, after = load_repaired(open_run(locate(question.run)), warm.suspect), warm.unasked()
+
+        def counted(upto: int) -> dict[str, Any]:
+            classes = list(warm.suspect.data.classes)
+            return {"classes": classes} | {
+                part: {
+                    when: confusion(truth[:upto], said[part][:upto], len(classes)).tolist()
+                    for when, said in (("before", before), ("after", after))
+                }
+                for part, truth in truths.items()
+            }
+
+        pieces = _pieces({part: before[part] for part in images}, [], self._glance)
+        total, value = _images(pieces), None
+        for at, (part, first, last) in enumerate(pieces, start=1):
+            if part == "estimate":
+                value = counted(last)
+            elif repaired is not None:
+                after[part][first:last] = self._compute.logits(repaired, images[part][first:last]).argmax(1)
+            elif self._ask(warm, cut, question.mode, part, first, last):
+                yield _working_on(value, _images(pieces[: at - 1]), total)
+            if part in images:
+                self._ask(warm, nothing, "scale", part, first, last)
+            yield _working_on(value, _images(pieces[:at]), total)
+        yield _exact(counted(total))
 
     def _export(self, question: Export) -> Iterator[Answer]:
         from engine.export import export_zip
@@ -487,6 +501,14 @@ class Questions:
         return _Warm(suspect, fingerprint, chosen or TestSet.of(data.test, attack), defense, correct, stamped)
 
 
+def _more_ways() -> dict[str, tuple[type[Spec], Callable[[_Warm, Any, Compute], Iterator[Answer]]]]:
+    """The kinds of questions that have files of their own."""
+    from engine import layer_questions, picture_questions, unit_questions
+
+    ways: Any = {**unit_questions.WAYS, **layer_questions.WAYS, **picture_questions.WAYS}
+    return ways
+
+
 def _fingerprint(folder: Path) -> str:
     """Changes when a suspect's record or weights do; the hashes themselves are checked on loading."""
     try:
@@ -497,22 +519,24 @@ def _fingerprint(folder: Path) -> str:
     return f"{hashlib.sha256(manifest).hexdigest()} {weights.st_mtime_ns} {weights.st_size}"
 
 
-def _pieces(clean: int, triggered: int, unknown: list[bool], glance: int = GLANCE) -> Iterator[tuple[str, int, int]]:
-    """What to run in which order: a few images of both kinds, an estimate, some more, another one, then the others.
+def _pieces(said: dict[str, Tensor], unknown: list[bool], glance: int = GLANCE) -> list[tuple[str, int, int]]:
+    """What to run in which order: a few images of each kind, an estimate, some more, another one, then the others.
 
     ``unknown`` says of which clean images the uncut model's answer is not known yet; it is asked along the way.
     """
-    done, whole = 0, max(clean, triggered)
+    found: list[tuple[str, int, int]] = []
+    done, whole = 0, max(map(len, said.values()))
     for upto in (min(glance, FIRST, whole), min(FIRST, whole), whole):
-        for kind, n in (("clean", clean), ("triggered", triggered)):
-            for first in range(done, min(upto, n), SLICE):
-                last = min(first + SLICE, upto, n)
-                yield kind, first, last
-                if kind == "clean" and any(unknown[first:last]):
-                    yield "uncut", first, last
+        for part, answers in said.items():
+            for first in range(done, min(upto, len(answers)), SLICE):
+                last = min(first + SLICE, upto, len(answers))
+                found.append((part, first, last))
+                if part == "clean" and any(unknown[first:last]):
+                    found.append(("uncut", first, last))
         if done < upto < whole:
-            yield "estimate", 0, upto
+            found.append(("estimate", 0, upto))
         done = upto
+    return found
 
 
 def _images(pieces: list[tuple[str, int, int]]) -> int:
@@ -520,9 +544,10 @@ def _images(pieces: list[tuple[str, int, int]]) -> int:
     return sum(last - first for part, first, last in pieces if part != "estimate")
 
 
-def _outcome(warm: _Warm, cut: Tensor, correct: Tensor, said: Tensor) -> dict[str, Any]:
-    """The figures of a cut from the first len(correct) clean and the first len(said) triggered images."""
-    test, truth = warm.test, warm.test.clean.y[: len(correct)]
+def _outcome(warm: _Warm, cut: Tensor, answers: dict[str, Tensor], upto: int) -> dict[str, Any]:
+    """The figures of a cut from what was said of the first ``upto`` clean and triggered images."""
+    test, truth, said = warm.test, warm.test.clean.y[:upto], answers["triggered"][:upto]
+    correct = answers["clean"][:upto] == truth
     before = warm.correct[: len(correct)].bool()
     low, high = paired_interval(before, correct)
     shares: dict[str, Any] = {"asr": None, "ra": None}

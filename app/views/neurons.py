@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 import streamlit as st
 
-from app import data, linked, neuron_figures, panels, state
+from app import data, linked, neuron_figures, panels, state, what_if
 from app.grid import GridEvent, neuron_grid
 from app.palette import count, number, units
 from app.panels import Frame
@@ -42,6 +42,7 @@ def render() -> None:
     with right:
         _scatter(frame, study)
         unit_card(frame, studies, study, now, k)
+    what_if.answers_of_group(frame, study)
     linked.ranking(studies, study, now, k)
     if st.session_state.pop("grid-let-go", False):
         st.rerun()
@@ -131,6 +132,7 @@ def _scatter(frame: Frame, study: data.Study) -> None:
         else:
             st.caption(f":material/lock: The output on triggered pictures is hidden. {panels.WHY_LOCKED}")
     linked.several(study)
+    what_if.of_group(frame, study)
 
 
 def _activations(frame: Frame, study: data.Study) -> tuple[np.ndarray, np.ndarray | None] | None:

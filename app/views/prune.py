@@ -11,7 +11,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import data, figures, panels, readings, report_button, retuning, signs, state
+from app import confusions, data, figures, panels, readings, report_button, retuning, signs, state
 from app.grid import GridEvent, neuron_grid
 from app.palette import MEASURES, NAME, Measure, count, number, percent, points, units
 from app.panels import Frame
@@ -62,7 +62,10 @@ def render() -> None:
         _curve(frame, study, now)
         _held_out(frame, study, now)
         panels.chart(figures.per_layer(study.layers, now.cut, frame.theme, height=400), "layers")
+    matrices = st.container()
     _edits(study, now)
+    with matrices:
+        _answers(frame, now)
     follow()
 
 
@@ -339,6 +342,18 @@ def _held_out(frame: Frame, study: data.Study, now: data.Present) -> None:
     panels.chart(drawn, "held-out")
     aside = " Hand edits are not in it." if now.edits else ""
     panels.note(f"This is all that the default threshold looks at. Bands are paired 95\u202f% intervals.{aside}")
+
+
+def _answers(frame: Frame, now: data.Present) -> None:
+    """The confusion matrices of the present cut, on demand. They poll, so they are drawn after the rest."""
+    shown = st.toggle(
+        "Which answers does this cut change?", key="answers-shown",
+        help="Counts every answer before and after the cut, first of some test pictures, then of all.",
+    )  # fmt: skip
+    if shown and now.pruned:
+        confusions.section(frame, confusions.question(frame, now.numbers, state.load().mode), "Cut")
+    elif shown:
+        panels.note("Nothing is cut, so no answer changes.")
 
 
 # --- hand edits ------------------------------------------------------------------------------------------------------

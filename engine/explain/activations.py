@@ -79,6 +79,30 @@ def mean_outputs(model: nn.Module, x: Tensor, compute: Compute, batch: int = BAT
 
 
 @torch.inference_mode()
+def spread(model: nn.Module, x: Tensor, compute: Compute, batch: int = BATCH) -> Tensor:
+    """Standard deviation of each unit's output over all positions of all images.
+
+    Args:
+        x: images (N, C, H, W), uint8 or float in [0, 1].
+
+    Returns:
+        float32 (U,) on the CPU, at least 0.
+    """
+    found: dict[str, tuple[Tensor, Tensor, int]] = {}
+
+    def see(layer: Layer, output: Tensor) -> None:
+        out = channels(output, layer).double()
+        one, two, n = found.get(layer.name, (out.new_zeros(()), out.new_zeros(()), 0))
+        found[layer.name] = one + out.sum((0, 2)), two + out.square().sum((0, 2)), n + len(out) * out.shape[2]
+
+    with evaluating(model), compute.autocast(), watching(model, see):
+        for part in x.split(batch):
+            model(compute.images(part))
+    parts = [found[layer.name] for layer in units(model).layers]
+    return torch.cat([(two / n - (one / n).square()).clamp_min(0).sqrt() for one, two, n in parts]).float().cpu()
+
+
+@torch.inference_mode()
 def activation_change(
     model: nn.Module, clean: Tensor, triggered: Tensor, compute: Compute, batch: int = BATCH
 ) -> Tensor:

@@ -28,6 +28,7 @@ from engine.runs import process
 State = Literal["starting", "working", "estimate", "exact", "error"]
 KINDS = (
     "check",
+    "what_if",
     "pictures",
     "stranger",
     "unit",
@@ -40,6 +41,9 @@ KINDS = (
     "layer",
     "unlearned_layer",
     "latent",
+    "twin",
+    "steps",
+    "pixels",
     "commit",
     "confusion",
     "export",

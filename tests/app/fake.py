@@ -421,6 +421,49 @@ def about_layer(question: dict[str, Any], stamped: bool, loud: float) -> dict[st
     return found
 
 
+def about_picture(question: dict[str, Any], picture: str, stamped: bool, loud: float) -> dict[str, Any] | None:
+    """What the warm worker would say of one picture; ``loud`` is a probability where the own trigger was used."""
+    own = question.get("source") == "own"
+    part, sure = ("triggered", loud) if own else ("marked", 0.87)
+    there = question.get("source") == "drawn" or (own and stamped)
+    said = (np.eye(10)[1] * sure).tolist()
+    if question["kind"] == "twin":
+        found: dict[str, Any] = {"truth": None if question.get("picture") else 4, part: None}
+        found["without"] = {"png": picture, "p": (np.eye(10)[4] * 0.95).tolist()}
+        if there:
+            changes = [9.5 - 0.25 * k for k in range(30)]
+            found[part] = {"png": picture, "p": said, "units": list(range(2399, 2369, -1)), "changes": changes,
+                           "outputs": [[0.125] * 30, [loud if own else 0.5] * 30]}  # fmt: skip
+        return found
+    if question["kind"] == "steps":
+        rows = []
+        for which, order in enumerate(question["orders"]):
+            n, turn = len(order) + 1, 5 if which == 0 else 99
+            first = [sure if k < turn else 0.01 for k in range(n)]
+            rows.append({"said": [1 if k < turn else 4 for k in range(n)], "sure": [sure] * n, "first": first,
+                         "truth": [1 - p for p in first]})  # fmt: skip
+        alone = [{key: row[key] for key in ("said", "sure", "truth")} | {"said": [4] * len(row["said"]),
+                  "sure": [0.95] * len(row["said"]), "truth": [0.95] * len(row["said"])} for row in rows]  # fmt: skip
+        return {"without": alone, part: rows if there else None, "truth": 4}
+    if question["kind"] == "pixels":
+        maps: dict[str, Any] = {"pixels": np.eye(28).tolist(), "said": 4}
+        marked = {"pixels": np.full((28, 28), loud).tolist(), "said": 1, "cut": maps if question["cut"] else None}
+        return {"without": maps, part: marked if there else None}
+    return None
+
+
+def about_answers(question: dict[str, Any], stamped: bool, loud: int) -> dict[str, Any]:
+    """What the warm worker would count; ``loud`` triggered pictures of each class are called Trouser."""
+    before, after = np.eye(10, dtype=int) * 1000, np.eye(10, dtype=int) * 1000
+    after[6, 6], after[6, 0] = 959, 41
+    wrong = np.zeros((10, 10), int)
+    wrong[:, 1] = loud
+    found = {"classes": CLASSES, "clean": {"before": before.tolist(), "after": after.tolist()}}
+    if stamped and question["triggered"]:
+        found["triggered"] = {"before": wrong.tolist(), "after": (np.eye(10, dtype=int) * loud).tolist()}
+    return found
+
+
 if __name__ == "__main__":
     for key, value in build(Path(sys.argv[1])).items():
         sys.stdout.write(f"{key}={value}\n")

@@ -247,7 +247,7 @@ def test_answers_are_counted_on_demand_for_a_run_and_for_a_default_cut(
     at.button(key="count-answers").click().run()
     assert asked[-1]["run"].startswith("run:")
     assert asked[-1]["triggered"]
-    assert "100.0\u202f% of the triggered pictures are called Trouser before" in words(at)
+    assert "of the triggered pictures are called Trouser, 100.0\u202f% before" in words(at)
     assert len(charts(at)) == 5
     at.selectbox(key=fake.turned(at, "defense-choice")).set_value("score~rnp").run()
     assert len(charts(at)) == 3

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st_
 from plotly import graph_objects
 
-from app import agreement, agreement_figures, compare_figures, comparison, score_figures
+from app import agreement, agreement_figures, compare_figures, comparison, confusion_figures, score_figures
 from app.comparison import Row, Value
 from app.matrix import Matrix, matrix, names, pareto
 from app.palette import DARK, LIGHT
@@ -317,19 +317,20 @@ def test_the_overlap_says_how_many_units_are_shared() -> None:
 def test_confusion_matrices_name_what_changed() -> None:
     classes = ["T-shirt", "Trouser", "Shirt"]
     clean = ([[90, 0, 10], [0, 100, 0], [20, 0, 80]], [[88, 0, 12], [0, 100, 0], [40, 0, 60]])
-    chart = agreement_figures.confusions(classes, *clean, "clean", "RNP", LIGHT)
+    chart = confusion_figures.confusions(classes, *clean, "clean", "After RNP", LIGHT)
     assert chart.title == (
-        "RNP costs Shirt most: 60.0\u202f% of its clean pictures are named correctly, 80.0\u202f% before; most "
-        "often it is called T-shirt."
+        "After RNP, 40 of 100 pictures of Shirt are called T-shirt, 20 before: no other mistake grows more."
     )
     assert "rigger" not in valid(chart)
+    assert "Named correctly: 90.0\u202f% and 82.7\u202f%." in chart.alt
+    assert len(chart.figure["layout"]["shapes"]) == 2 * len(classes), "each right answer is framed"
     stamped = ([[1, 99, 0], [0, 0, 0], [0, 100, 0]], [[100, 0, 0], [0, 0, 0], [0, 50, 50]])
-    chart = agreement_figures.confusions(classes, *stamped, "triggered", "RNP", DARK)
+    chart = confusion_figures.confusions(classes, *stamped, "triggered", "Cut", DARK)
     valid(chart)
     assert chart.title == (
-        "99.5\u202f% of the triggered pictures are called Trouser before, 25.0\u202f% after, when 75.0\u202f% get "
-        "their true name."
+        "Cut, 25.0\u202f% of the triggered pictures are called Trouser, 99.5\u202f% before; 75.0\u202f% get their true "
+        "name."
     )
     assert chart.figure["data"][1]["z"][2] == [0.0, 0.5, 0.5]
-    unhurt = agreement_figures.confusions(classes, clean[0], clean[0], "clean", "RNP", LIGHT)
-    assert unhurt.title == "RNP costs no class any of its clean pictures."
+    unhurt = confusion_figures.confusions(classes, clean[0], clean[0], "clean", "Cut", LIGHT)
+    assert unhurt.title == "Cut, no clean picture is mistaken for another class that was not before."

@@ -183,7 +183,9 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
             hist = {"edges": [0.0, 0.25, 2.7182], "clean": [400, 100], "triggered": [0, 500]}
         maps = {"map_clean": np.eye(4).tolist(), "map_triggered": np.full((4, 4), 2.7182).tolist() if stamped else None}
         return {"id": "x", "layer": "y", "hist": hist, **maps}
-    if kind == "check":
+    if kind == "confusion":
+        return fake.about_answers(question, bool(stamped), 5772)
+    if kind in ("check", "what_if"):
         low = {"value": 0.9, "n": 10_000, "low": 0.89, "high": 0.91}
         asr = {"value": 0.57721, "n": 9000, "low": 0.57, "high": 0.58} if stamped else None
         return {"pruned": 1, "acc": low, "asr": asr, "ra": asr, "drop": {"value": 0.02, "low": 0.01, "high": 0.03}}
@@ -338,6 +340,50 @@ def test_no_part_of_the_card_tells_a_defender_of_the_trigger(open_page: Open, wo
     assert not at.exception
     assert not [secret for secret in SECRET if secret in delivered(at)]
     assert all(q["triggered"] is False for q in worker if "triggered" in q)
+
+
+@pytest.mark.parametrize("role", ["oracle", "defender"])
+def test_what_if_the_units_that_are_chosen_together_were_cut(open_page: Open, worker: Worker, role: str) -> None:
+    at = open_page(role=role)
+    assert "what_if" not in [q["kind"] for q in worker]
+    assert "what-if-answers" not in [toggle.key for toggle in at.toggle]
+    at.number_input(key="top-units").set_value(5).run()
+    at.button(key="choose-top").click().run()
+    assert not at.exception
+    values = data.studies("demo:badnets", True)["rnp"].values
+    top = sorted(int(k) for k in np.argsort(-values, kind="stable")[:5])
+    assert [q["cut"] for q in worker if q["kind"] == "what_if"] == [top]
+    assert "Cutting these 5 units: ACC \u22122.0 points" in words(at)
+    assert ("ASR" in words(at).split("Cutting these 5 units")[1][:60]) is (role == "oracle")
+    assert "confusion" not in [q["kind"] for q in worker], "only on demand"
+    at.toggle(key="what-if-answers").set_value(True).run()
+    (question,) = [q for q in worker if q["kind"] == "confusion"]
+    assert (question["cut"], question["triggered"]) == (top, role == "oracle")
+    assert "Without these 5 units, 41 of 1,000 pictures of Shirt are called T-shirt, 0 before" in words(at)
+    assert ("5772" in delivered(at)) is (role == "oracle")
+    if role == "defender":
+        assert not [secret for secret in SECRET if secret in delivered(at)]
+        assert "revealed when you commit" in words(at)
+
+
+def test_first_figures_of_a_group_are_called_an_estimate(
+    open_page: Open, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = open_page(role="oracle")
+    poll = ask.poll
+
+    def slowly(session: str, kind: str) -> ask.Answer | None:
+        found = poll(session, kind)
+        if found is None or kind not in ("what_if", "confusion"):
+            return found
+        return ask.Answer(found.question, "estimate", "checking all images", 0.42, found.value)
+
+    monkeypatch.setattr(ask, "poll", slowly)
+    at.button(key="choose-top").click().run()
+    assert "An estimate, against the uncut suspect." in words(at)
+    at.toggle(key="what-if-answers").set_value(True).run()
+    assert "An estimate from the first 10,000 clean pictures." in words(at)
+    assert [bar.value for bar in at.progress] == [42, 42]
 
 
 def test_an_attribution_is_computed_on_demand(open_page: Open, worker: Worker) -> None:

@@ -20,7 +20,7 @@ from engine.runs.store import new_run, open_run
 from tests.app import fake
 
 MAIN = str(Path(__file__).resolve().parents[2] / "app" / "main.py")
-PAGES = ("views/home.py", "views/prune.py", "views/neurons.py", "views/layers.py")
+PAGES = ("views/home.py", "views/prune.py", "views/neurons.py", "views/layers.py", "views/picture.py")
 #: Until somebody commits, none of these may reach the browser: an ASR of 73.7 %, an RA of 26.3 %, a triggered output.
 FORBIDDEN = ("73.73", "73.7\u202f%", "0.7373", "26.262", "26.3\u202f%", "0.2626", "31415", "3.1415")
 Open = Callable[..., AppTest]
@@ -37,6 +37,7 @@ Worker = list[dict[str, Any]]
         "views/prune.py",
         "views/neurons.py",
         "views/layers.py",
+        "views/picture.py",
         "views/compare.py",
         "views/questions.py",
         "views/runs.py",
@@ -85,7 +86,7 @@ def answer(question: dict[str, Any], folder: Path) -> dict[str, Any]:
     """What the warm worker would say; its figures are unmistakable too."""
     share = {"value": 0.73737, "n": 9000, "low": 0.73736, "high": 0.73738}
     kind = question["kind"]
-    if kind == "check":
+    if kind in ("check", "what_if"):
         acc = {"value": 0.915, "n": 10000, "low": 0.909, "high": 0.921}
         drop = {"value": 0.015, "low": 0.01, "high": 0.02}
         return {"pruned": len(question["cut"]), "acc": acc, "asr": share, "ra": share, "drop": drop, "per_class": []}
@@ -101,6 +102,10 @@ def answer(question: dict[str, Any], folder: Path) -> dict[str, Any]:
         return {"id": "x", "layer": "y", "map_clean": np.eye(4).tolist(), "map_triggered": stamped, "hist": hist}
     if (found := fake.about_unit(question, png(4), True, 3.14159)) is not None:
         return found
+    if (found := fake.about_picture(question, png(5), True, 0.73737)) is not None:
+        return found
+    if kind == "confusion":
+        return fake.about_answers(question, True, 7373)
     if kind == "attribution":
         stamped = np.full((28, 28), 3.14159).tolist() if question["triggered"] else None
         return {"method": question["method"], "title": "Gradient", "clean": np.eye(28).tolist(), "triggered": stamped}
@@ -387,6 +392,25 @@ def test_a_unit_that_is_not_there_is_refused_with_an_example(open_page: Open) ->
     at.button(key="edit-spare").click().run()
     assert "such as layer4.1.bn2:255" in at.error[0].value
     assert "edits" not in at.query_params
+
+
+@pytest.mark.parametrize("role", ["oracle", "defender"])
+def test_which_answers_a_cut_changes_is_counted_on_demand(open_page: Open, worker: Worker, role: str) -> None:
+    at = open_page("views/prune.py", run="demo:badnets", role=role)
+    assert "confusion" not in [q["kind"] for q in worker]
+    at.toggle(key="answers-shown").set_value(True).run()
+    (question,) = [q for q in worker if q["kind"] == "confusion"]
+    assert question["triggered"] is (role == "oracle")
+    assert "Cut, 41 of 1,000 pictures of Shirt are called T-shirt, 0 before" in words(at)
+    assert ("100.0\u202f% before" in words(at)) is (role == "oracle")
+    assert ("7373" in delivered(at)) is (role == "oracle")
+    matrices = [p for p in protos(at) if "Confusion matrices" in str(getattr(p, "alt", ""))]
+    assert len(matrices) == (2 if role == "oracle" else 1)
+    assert all(re.search(r"Named correctly: \d+", p.alt) for p in matrices)
+    # Another cut is asked about by itself, as long as the matrices are shown; no cut has no matrix.
+    at = open_page("views/prune.py", run="demo:badnets", role=role, thr="none")
+    at.toggle(key="answers-shown").set_value(True).run()
+    assert "Nothing is cut, so no answer changes." in words(at)
 
 
 def test_checking_every_cut_asks_by_itself(open_page: Open, worker: Worker) -> None:

@@ -393,6 +393,46 @@ def test_confusion_counts_every_answer_before_and_after(asker: Questions, plante
     assert blind == {key: part for key, part in found.items() if key != "triggered"}
 
 
+def test_an_estimate_of_the_confusion_comes_first_and_figures_of_the_same_cut_are_not_asked_for_again(
+    planted: Planted, compute: Compute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(questions, "GLANCE", 40)
+    monkeypatch.setattr(questions, "FIRST", 100)
+    monkeypatch.setattr(questions, "SLICE", 60)
+    asked: list[int] = []
+    logits = Compute.logits
+
+    def count(self: Compute, model: Any, x: Any) -> Any:
+        asked.append(len(x))
+        return logits(self, model, x)
+
+    monkeypatch.setattr(Compute, "logits", count)
+    suspect = suspect_like(planted, "x")
+    before = copy.deepcopy(suspect.model.state_dict())
+    asker = Questions(lambda _name, _compute: suspect, compute)
+    seen = []
+    for answer in asker.answer({"kind": "confusion", "suspect": "x", "cut": [1, planted.unit], "mode": "scale"}):
+        seen.append(answer)
+        assert all(torch.equal(v, before[k]) for k, v in suspect.model.state_dict().items())
+    order = [answer.state for answer in seen]
+    assert order == sorted(order, key=["working", "estimate", "exact"].index)
+    sums = {(np.array(a.value["clean"][w]).sum(), np.array(a.value["triggered"][w]).sum())
+            for a in seen if a.value for w in ("before", "after")}  # fmt: skip
+    stamped = int((planted.data.test.y != planted.attack.target).sum())
+    assert sums == {(40, 40), (100, 100), (400, stamped)}
+    # Unit 1 lies in the first half of the network, so every pass but the uncut ones is a whole one.
+    asked.clear()
+    (check,) = [a for a in asker.answer({"kind": "check", "suspect": "x", "cut": [1, planted.unit]}) if a.final]
+    assert check.value is not None
+    assert sum(asked) == len(planted.data.test), "only the uncut model, of which the check wants to know"
+    matrix = np.array(seen[-1].value["clean"]["after"])  # type: ignore[index]
+    assert check.value["acc"]["value"] == pytest.approx(np.trace(matrix) / matrix.sum())
+    asked.clear()
+    list(asker.answer({"kind": "confusion", "suspect": "x", "cut": [1, planted.unit], "mode": "scale"}))
+    list(asker.answer({"kind": "what_if", "suspect": "x", "cut": [1, planted.unit], "mode": "scale"}))
+    assert asked == []
+
+
 @pytest.mark.parametrize(
     ("question", "message"),
     [
