@@ -20,7 +20,7 @@ from app.live import live
 from app.neuron_figures import short
 from app.palette import LESS, MORE, count, number, percent
 from app.panels import Frame, esc
-from engine.explain import ANSWER, METHODS, STATES, WHOLE
+from engine.explain.methods import ANSWER, METHODS, STATES, WHOLE
 from engine.runs import ask
 
 #: The choice of all weight states at once, and the largest side of a picture in their strip.

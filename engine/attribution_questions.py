@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from engine import demos
 from engine.compute import Compute
-from engine.explain import ANSWER, METHODS, STATES, WHOLE
 from engine.explain.attributions import attribution
+from engine.explain.methods import ANSWER, METHODS, STATES, WHOLE
 from engine.models.masking import Mode, masked, scaled_weights
 from engine.models.neurons import units
 from engine.questions import _exact, _floats, _Question, _Warm, _working

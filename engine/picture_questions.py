@@ -18,10 +18,10 @@ from engine.attacks.picture import Picture
 from engine.compute import Compute
 from engine.demos import locate
 from engine.detectors.recovery import stored
-from engine.explain import METHODS
 from engine.explain.activations import activation_change, mean_outputs, spread
 from engine.explain.attributions import attribution
 from engine.explain.encode import png
+from engine.explain.methods import METHODS
 from engine.intake import uploads
 from engine.models.masking import Mode, masked
 from engine.models.neurons import units

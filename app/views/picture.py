@@ -20,7 +20,7 @@ from app.palette import percent, units
 from app.panels import Frame, Picture
 from app.scoring import scored
 from app.unit_card import row_question
-from engine.explain import ANSWER, METHODS, WHOLE
+from engine.explain.methods import ANSWER, METHODS, WHOLE
 from engine.runs import ask
 
 SIDE = 140  # five times the 28 pixels of a demo's picture

@@ -14,22 +14,22 @@ import torch
 from torch import Tensor, nn
 
 from engine.compute import Compute
-from engine.explain import METHODS
 from engine.explain.activations import channels, evaluating
 from engine.explain.answers import AT_ONCE, STEPS, gradcam, integrated_gradients, occlusion
+from engine.explain.methods import METHODS
 from engine.models.neurons import Layer, unit_modules, units
 
 
 def attribution(
     model: nn.Module, unit: int, x: Tensor, method: str, compute: Compute | None = None, target: Tensor | None = None
 ) -> Tensor:
-    """Attribute a unit, or for the methods of ``engine.explain.ANSWER`` an answer, to the pixels of some pictures.
+    """Attribute a unit, or for the methods of ``methods.ANSWER`` an answer, to the pixels of some pictures.
 
     Args:
         model: the classifier, left as it was.
         unit: its number in the order of all units.
         x: images (N, C, H, W), uint8 or float in [0, 1].
-        method: one of ``engine.explain.METHODS``.
+        method: one of ``engine.explain.methods.METHODS``.
         compute: gives the device; the precision is float32 whatever it says.
         target: int64 (N,), the answers that are explained, where answers are; default what the model answers.
 

@@ -19,7 +19,7 @@ from streamlit.testing.v1 import AppTest
 from app import palette, picture_figures, shared
 from app.pixels import encoded
 from app.pixels import palette as colours
-from engine.explain import METHODS
+from engine.explain.methods import METHODS
 from engine.runs import ask, jobs
 from engine.runs.store import new_run
 from tests.app import fake

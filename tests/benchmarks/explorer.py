@@ -24,7 +24,7 @@ import numpy as np
 from playwright.sync_api import Page
 
 from engine.compute import Compute
-from engine.explain import METHODS
+from engine.explain.methods import METHODS
 from engine.paths import ROOT
 from engine.runs import ask
 from tests.app.browser import chromium, opener, server, settle

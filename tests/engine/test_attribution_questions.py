@@ -12,8 +12,8 @@ import torch
 from engine import attribution_questions
 from engine.attribution_questions import KEPT, masks, recovered
 from engine.compute import Compute
-from engine.explain import ANSWER, METHODS
 from engine.explain.attributions import attribution
+from engine.explain.methods import ANSWER, METHODS
 from engine.models.masking import apply_cut, masked
 from engine.models.neurons import no_units
 from engine.questions import Questions

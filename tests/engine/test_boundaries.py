@@ -21,6 +21,7 @@ TORCH_FREE = (
     "engine.paths",
     "engine.demos",
     "engine.runs",
+    "engine.explain.methods",
     "engine.pruning.cut",
     "engine.signatures",
     "engine.intake.reader",

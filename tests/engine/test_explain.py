@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from engine.compute import Compute
-from engine.explain import METHODS
 from engine.explain.activations import activation_change, mean_outputs
 from engine.explain.answers import integrated_gradients
 from engine.explain.attributions import attribution, conductance, neuron_integrated_gradients
 from engine.explain.feature_maps import unit_maps, unit_means
+from engine.explain.methods import METHODS
 from engine.models.masking import masked
 from engine.models.neurons import no_units, unit_modules, units
 from tests.tiny import Planted
