@@ -106,7 +106,7 @@ def _grid(study: data.Study, now: data.Present, k: int) -> None:
         score_label=study.meaning,
         show_histogram=False,
         show_threshold=False,
-        height=900,
+        height=960,
         key=f"units {state.load().run} {study.score}",
         alt=alt,
         on_change=changed,

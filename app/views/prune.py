@@ -278,7 +278,7 @@ def _grid(study: data.Study, now: data.Present) -> None:
         if state.load().mode == study.result.get("mode", "scale")
         else (),
         score_label=study.meaning,
-        height=970,
+        height=1060,
         key=f"grid {state.load().run} {study.score}",
         alt=alt,
         on_change=changed,
