@@ -11,7 +11,6 @@ is not measured yet is listed as pending.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from engine.cli import parser as commands
 from engine.defenses import DEFENSES
 from engine.demos import PREFIX, names, open_suspect
 from engine.paths import ASSETS, ROOT
@@ -221,8 +219,6 @@ def measure(key: Key, variant: Variant) -> dict[str, Any]:
     """Defend, after a training where the model is not shipped; a row that fails says why."""
     found = blank(key, variant)
     try:
-        if variant.retune and not can_retune():
-            return {**found, "reason": "there is no command retune yet"}
         suspect = f"{PREFIX}{variant.suspect}"
         if not variant.shipped:
             suspect = f"{BY_ID}{_engine('attack', *MODELS[variant.suspect])['run']}"
@@ -237,14 +233,6 @@ def row(run: Run) -> dict[str, Any]:
     """A finished ``defend`` run as a row has it; ``forgot``: whether the unlearned model had forgotten enough."""
     forgot = run.result["log"].get("forgot")
     return defenses.figures(run, _TAKEN) | ({} if forgot is None else {"forgot": forgot})
-
-
-def can_retune() -> bool:
-    """Whether there is a command that wakes the backdoor of a repaired model."""
-    with contextlib.suppress(ValueError):
-        commands().parse_args(["retune", "RUN"])
-        return True
-    return False
 
 
 def retuned(run: Run) -> dict[str, Any]:

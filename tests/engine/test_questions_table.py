@@ -88,9 +88,7 @@ def test_a_row_is_written_as_it_is_measured_and_not_measured_again(
     assert "expected questions among asymmetry, samples" in capsys.readouterr().err
 
 
-def test_a_row_that_fails_says_why_and_one_without_its_command_stays_pending(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_row_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuses(*words: str) -> dict[str, object]:
         raise ValueError("expected something else, got this")
 
@@ -99,9 +97,6 @@ def test_a_row_that_fails_says_why_and_one_without_its_command_stays_pending(
     found = questions.measure(key, variant)
     assert (found["state"], found["reason"]) == ("failed", "expected something else, got this")
     assert found["command"] == "python -m engine defend demo:badnets --defense rnp --per-class 2 --seed 0"
-    monkeypatch.setattr(questions, "can_retune", lambda: False)
-    again = next((k, v) for k, v in wanted(["reactivation"]).items() if v.retune)
-    assert questions.measure(*again)["state"] == "pending"
 
 
 def test_a_retuned_row_has_nothing_of_the_repair_that_no_longer_holds(monkeypatch: pytest.MonkeyPatch) -> None:
