@@ -15,8 +15,17 @@ pytestmark = pytest.mark.browser
 PATHS = ("", *(path.stem for path in sorted((ROOT / "app" / "views").glob("[a-z]*.py")) if path.stem != "home"))
 
 
-def stumbles(page: Page) -> list[str]:
-    """What axe-core calls serious or critical: the rule, and where."""
+def stumbles(page: Page, looks: int = 3) -> list[str]:
+    """What axe-core calls serious or critical, the rule and where, in each of some looks: what is redrawn is faint."""
+    found = look(page)
+    while found and (looks := looks - 1):
+        page.wait_for_timeout(1500)
+        settle(page)
+        found = look(page)
+    return found
+
+
+def look(page: Page) -> list[str]:
     return [
         f"{found['id']} ({found['help']}): {node['target']}"
         for found in Axe().run(page).response["violations"]
