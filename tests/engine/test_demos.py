@@ -64,6 +64,8 @@ def test_studies_are_of_the_shipped_file(name: str) -> None:
         assert run.manifest["inputs"]["suspect"] == suspect.manifest["files"]["model.safetensors"]["sha256"]
         assert run.result["oracle"] == (score in ("tac", "unlearning_gradient"))
         assert run.result["chosen"]["oracle"] == run.result["oracle"]
+    if name == "sig":
+        return  # no better than chance there, as the README says
     # RNP beats the control at the number of units that its policy chose.
     chosen = found["rnp"].result["chosen"]
     points = found["random"].result["points"]
