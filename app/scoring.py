@@ -26,7 +26,9 @@ def scored(frame: Frame, promise: str) -> tuple[dict[str, data.Study], data.Stud
     return studies, studies[state.load().score]
 
 
-def score_choice(studies: Mapping[str, data.Study], study: data.Study, label: str) -> None:
+def score_choice(
+    studies: Mapping[str, data.Study], study: data.Study, label: str, about: str = "Higher is more suspicious."
+) -> None:
     """The scores to choose among; the page follows the address."""
     st.segmented_control(
         label,
@@ -34,7 +36,7 @@ def score_choice(studies: Mapping[str, data.Study], study: data.Study, label: st
         format_func=lambda name: studies[name].label + (" \u25c7" if studies[name].oracle else ""),
         key=state.shows("score-choice", study.score),
         required=True,
-        help="Higher is more suspicious. \u25c7 oracle: this score used the trigger.",
+        help=f"{about} \u25c7 oracle: this score used the trigger.",
         on_change=lambda: state.choose_score(state.shown("score-choice")),
     )
 

@@ -16,7 +16,7 @@ from app.grid import GridEvent, neuron_grid
 from app.palette import MEASURES, NAME, Measure, count, number, percent, points, units
 from app.panels import Frame
 from app.readings import Reading
-from app.scoring import scored
+from app.scoring import score_choice, scored
 from engine.runs import ask
 
 _POLICIES = {
@@ -203,15 +203,7 @@ def _ask_check(question: dict[str, Any]) -> None:
 
 def _controls(frame: Frame, study: data.Study, studies: Mapping[str, data.Study], now: data.Present) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium", key="controls"):
-        st.segmented_control(
-            "Score",
-            list(studies),
-            format_func=lambda name: studies[name].label + (" \u25c7" if studies[name].oracle else ""),
-            key=state.shows("score-choice", study.score),
-            required=True,
-            help="What the units are ranked by; higher is more suspicious. \u25c7 oracle: this score used the trigger.",
-            on_change=lambda: state.choose_score(state.shown("score-choice")),
-        )
+        score_choice(studies, study, "Score", "What the units are ranked by; higher is more suspicious.")
         rows = {str(row["policy"]): row for row in study.result.get("policies", [])}
         here = [name for name, row in rows.items() if row["threshold"] == now.threshold and not now.edits]
         st.segmented_control(

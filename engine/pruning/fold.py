@@ -7,20 +7,17 @@ as before, so the answers have the same bits as a whole pass. Networks without s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import torch
 from torch import Tensor, nn
 
 from engine.compute import BATCH, Compute
 from engine.explain.activations import evaluating
 from engine.metrics import Answers, TestSet, judged
-from engine.models.base import Classifier
+from engine.models.fused import stages, through
 from engine.models.neurons import unit_modules, units
 
 #: Bytes kept at most for one set of images; a larger one is not worth its memory and runs whole.
 MOST = 1 << 30
-Stage = Callable[[Tensor], Tensor]
 
 
 class Fold:
@@ -34,23 +31,24 @@ class Fold:
     def __init__(self, model: nn.Module, first: int, x: Tensor, compute: Compute) -> None:
         self._model, self._compute = model, compute
         with torch.inference_mode(), evaluating(model), compute.autocast():
-            before, self._rest = _split(model, first, compute.images(x[:1]))
-            if before and _through(before, compute.images(x[:1])).nbytes * len(x) > MOST:
-                before, self._rest = [], [model]
-            self._ready = bool(before)
-            self._parts = [_through(before, compute.images(part)) if before else part for part in x.split(BATCH)]
+            at, run = _touched(model, first, compute.images(x[:1])), compute.stages(model)
+            if at and through(run[:at], compute.images(x[:1])).nbytes * len(x) > MOST:
+                at = 0
+            self._at = at
+            self._parts = [through(run[:at], compute.images(part)) if at else part for part in x.split(BATCH)]
 
     @property
     def nbytes(self) -> int:
         """Bytes that are kept beside the images."""
-        return sum(part.nbytes for part in self._parts) if self._ready else 0
+        return sum(part.nbytes for part in self._parts) if self._at else 0
 
     @torch.inference_mode()
     def logits(self) -> Tensor:
         """Outputs (N, classes) as float32 on the CPU, in evaluation mode, of the model as it is now."""
-        ready, see = self._ready, self._compute.images
+        see = self._compute.images
         with evaluating(self._model), self._compute.autocast():
-            parts = [_through(self._rest, part if ready else see(part)).float().cpu() for part in self._parts]
+            rest = self._compute.stages(self._model)[self._at :]
+            parts = [through(rest, part if self._at else see(part)).float().cpu() for part in self._parts]
         return torch.cat(parts)
 
 
@@ -66,14 +64,8 @@ class FoldedTest:
         return judged(self._test, self._clean.logits(), None if self._triggered is None else self._triggered.logits())
 
 
-def _split(model: nn.Module, first: int, example: Tensor) -> tuple[Sequence[Stage], Sequence[Stage]]:
-    """The stages before the one that holds unit ``first``, and those from it on."""
-    net = model.net if isinstance(model, Classifier) else model
-    named: Callable[[], list[Stage]] | None = getattr(net, "stages", None)
-    if named is None:
-        return [], [model]
-    stages: list[Stage] = [model.normalize] if isinstance(model, Classifier) else []
-    stages += named()
+def _touched(model: nn.Module, first: int, example: Tensor) -> int:
+    """How many of the model's stages come before the one that holds unit ``first``."""
     later = [
         module
         for layer, module in zip(units(model).layers, unit_modules(model), strict=True)
@@ -83,18 +75,11 @@ def _split(model: nn.Module, first: int, example: Tensor) -> tuple[Sequence[Stag
     hooks = [module.register_forward_pre_hook(lambda module, _: touched.append(module)) for module in later]
     try:
         x, at = example, 0
-        while at < len(stages):
-            x = stages[at](x)
+        for at, stage in enumerate(stages(model)):
+            x = stage(x)
             if touched:
-                break
-            at += 1
+                return at
+        return at + 1
     finally:
         for hook in hooks:
             hook.remove()
-    return stages[:at], stages[at:]
-
-
-def _through(stages: Sequence[Stage], x: Tensor) -> Tensor:
-    for stage in stages:
-        x = stage(x)
-    return x

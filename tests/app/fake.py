@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from engine.paths import ASSETS
 from engine.pruning.cut import cut_at, thresholds
+from engine.runs import ask
 from engine.runs.store import new_run
 
 CLASSES = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
@@ -467,3 +470,21 @@ def about_answers(question: dict[str, Any], stamped: bool, loud: int) -> dict[st
 if __name__ == "__main__":
     for key, value in build(Path(sys.argv[1])).items():
         sys.stdout.write(f"{key}={value}\n")
+
+
+def worker(monkeypatch: pytest.MonkeyPatch, answer: Callable[[dict[str, Any]], dict[str, Any]]) -> list[dict[str, Any]]:
+    """A worker that answers at once; the list holds what it was asked."""
+    asked: list[dict[str, Any]] = []
+
+    def put(question: dict[str, Any], session: str) -> None:
+        assert session
+        asked.append(json.loads(json.dumps(question)))
+
+    def poll(session: str, kind: str) -> ask.Answer | None:
+        assert session
+        newest = next((q for q in reversed(asked) if q["kind"] == kind), None)
+        return None if newest is None else ask.Answer(newest, "exact", value=answer(newest))
+
+    monkeypatch.setattr(ask, "ask", put)
+    monkeypatch.setattr(ask, "poll", poll)
+    return asked

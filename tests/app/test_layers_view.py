@@ -17,7 +17,7 @@ from streamlit.testing.v1 import AppTest
 
 from app import data, layer_card, layer_figures, palette, projecting, projection_figures, state
 from engine import demos
-from engine.runs import ask, jobs
+from engine.runs import jobs
 from engine.runs.store import new_run
 from tests.app import fake
 from tests.app.browser import server
@@ -146,17 +146,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def worker(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Worker:
     """A worker that answers at once; the list holds what it was asked."""
-    asked: Worker = []
-    monkeypatch.setattr(ask, "ask", lambda question, _session: asked.append(json.loads(json.dumps(question))))
-
-    def poll(_session: str, kind: str) -> ask.Answer | None:
-        newest = next((q for q in reversed(asked) if q["kind"] == kind), None)
-        if newest is None:
-            return None
-        return ask.Answer(newest, "exact", value=fake.about_layer(newest, newest["suspect"] != "demo:clean", LOUD))
-
-    monkeypatch.setattr(ask, "poll", poll)
-    return asked
+    return fake.worker(monkeypatch, lambda q: fake.about_layer(q, q["suspect"] != "demo:clean", LOUD))
 
 
 @pytest.fixture

@@ -197,15 +197,7 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture
 def worker(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Worker:
     """A worker that answers at once; the list holds what it was asked."""
-    asked: Worker = []
-    monkeypatch.setattr(ask, "ask", lambda question, _session: asked.append(json.loads(json.dumps(question))))
-
-    def poll(_session: str, kind: str) -> ask.Answer | None:
-        newest = next((q for q in reversed(asked) if q["kind"] == kind), None)
-        return None if newest is None else ask.Answer(newest, "exact", value=answer(newest))
-
-    monkeypatch.setattr(ask, "poll", poll)
-    return asked
+    return fake.worker(monkeypatch, answer)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -54,15 +53,7 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture
 def asked(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
     """A worker that answers at once; what it was asked."""
-    found: Asked = []
-    monkeypatch.setattr(ask, "ask", lambda question, _session: found.append(json.loads(json.dumps(question))))
-
-    def poll(_session: str, kind: str) -> ask.Answer | None:
-        newest = next((q for q in reversed(found) if q["kind"] == kind), None)
-        return None if newest is None else ask.Answer(newest, "exact", value=answer(newest))
-
-    monkeypatch.setattr(ask, "poll", poll)
-    return found
+    return fake.worker(monkeypatch, answer)
 
 
 def open_page(**params: str) -> AppTest:

@@ -120,20 +120,7 @@ def answer(question: dict[str, Any], folder: Path) -> dict[str, Any]:
 @pytest.fixture
 def worker(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Worker:
     """A worker that answers at once; the list holds what it was asked."""
-    asked: Worker = []
-
-    def put(question: dict[str, Any], session: str) -> None:
-        assert session
-        asked.append(json.loads(json.dumps(question)))
-
-    def poll(session: str, kind: str) -> ask.Answer | None:
-        assert session
-        newest = next((q for q in reversed(asked) if q["kind"] == kind), None)
-        return None if newest is None else ask.Answer(newest, "exact", value=answer(newest, workspace))
-
-    monkeypatch.setattr(ask, "ask", put)
-    monkeypatch.setattr(ask, "poll", poll)
-    return asked
+    return fake.worker(monkeypatch, lambda question: answer(question, workspace))
 
 
 @pytest.fixture

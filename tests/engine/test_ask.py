@@ -253,10 +253,8 @@ def test_a_glance_comes_before_the_estimate(
     assert numbers == sorted(numbers)
 
 
-def test_whoever_asks_the_same_goes_on_where_the_other_one_is(
-    planted: Planted, compute: Compute, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(questions, "SLICE", 40)
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many pictures each whole pass from now on is asked about; the list grows."""
     asked: list[int] = []
     logits = Compute.logits
 
@@ -265,6 +263,14 @@ def test_whoever_asks_the_same_goes_on_where_the_other_one_is(
         return logits(self, model, x)
 
     monkeypatch.setattr(Compute, "logits", count)
+    return asked
+
+
+def test_whoever_asks_the_same_goes_on_where_the_other_one_is(
+    planted: Planted, compute: Compute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(questions, "SLICE", 40)
+    asked = counted(monkeypatch)
     asker = Questions(lambda name, _compute: suspect_like(planted, name), compute)
     question = {"kind": "check", "suspect": "x", "cut": [planted.unit, 5], "mode": "scale"}
     alone = list(asker.answer({**question, "cut": [5, 6]}))[-1]
@@ -399,14 +405,7 @@ def test_an_estimate_of_the_confusion_comes_first_and_figures_of_the_same_cut_ar
     monkeypatch.setattr(questions, "GLANCE", 40)
     monkeypatch.setattr(questions, "FIRST", 100)
     monkeypatch.setattr(questions, "SLICE", 60)
-    asked: list[int] = []
-    logits = Compute.logits
-
-    def count(self: Compute, model: Any, x: Any) -> Any:
-        asked.append(len(x))
-        return logits(self, model, x)
-
-    monkeypatch.setattr(Compute, "logits", count)
+    asked = counted(monkeypatch)
     suspect = suspect_like(planted, "x")
     before = copy.deepcopy(suspect.model.state_dict())
     asker = Questions(lambda _name, _compute: suspect, compute)
