@@ -42,7 +42,7 @@ DEMOS = {
 #: Offered in this order; what else a workspace holds comes after them.
 SCORES = (
     "rnp", "activation", "anp", "clp", "bnp", "nwc", "weight_magnitude", "ablation", "unlearning_gradient",
-    "grad_prune", "tac", "random",
+    "grad_prune", "trigger_mask", "tac", "random",
 )  # fmt: skip
 _LABELS = {
     "rnp": "RNP",
@@ -55,6 +55,7 @@ _LABELS = {
     "ablation": "Ablation",
     "unlearning_gradient": "Gradient",
     "grad_prune": "Grad-Prune",
+    "trigger_mask": "Trigger mask",
     "tac": "TAC",
     "random": "Random",
 }
@@ -69,6 +70,7 @@ _MEANINGS = {
     "ablation": "Effect of cutting the unit alone",
     "unlearning_gradient": "Unlearning gradient",
     "grad_prune": "Order of Grad-Prune's choice",
+    "trigger_mask": "1 \u2212 mask learned against the trigger",
     "tac": "Trigger-activated change",
     "random": "Random order",
 }

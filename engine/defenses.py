@@ -223,6 +223,15 @@ DEFENSES.add(
     ),
 )
 DEFENSES.add(
+    "trigger_mask",
+    Defense(
+        "Mask against the trigger",
+        "Learn one mask per filter that makes triggered images right and keeps clean ones right: what a cut can do at "
+        "all.",
+        "trigger_mask",
+    ),
+)
+DEFENSES.add(
     "joint",
     Defense(
         "Joint fine-tuning",

@@ -12,6 +12,7 @@ from engine.scores.nwc import NWC
 from engine.scores.random_order import RandomOrder
 from engine.scores.rnp import RNP
 from engine.scores.tac import TAC
+from engine.scores.trigger_mask import TriggerMask
 from engine.scores.unlearning_gradient import UnlearningGradient
 from engine.scores.weight_magnitude import WeightMagnitude
 
@@ -28,5 +29,6 @@ SCORES.add("bnp", BNP)
 SCORES.add("nwc", NWC)
 SCORES.add("weight_magnitude", WeightMagnitude)
 SCORES.add("ablation", Ablation)
+SCORES.add("trigger_mask", TriggerMask)
 
 __all__ = ["SCORES", "Evidence", "Score", "Scores"]
