@@ -489,6 +489,20 @@ def test_two_suspects_are_kept(planted: Planted, compute: Compute, tmp_path: Pat
 # --- the process ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("chosen", "given"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_of_the_worker_sleep_while_they_wait_unless_somebody_chose_otherwise(
+    chosen: str | None, given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNMASK_HOME", str(tmp_path))
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", chosen)
+    started = []
+    monkeypatch.setattr(client.process, "spawn", lambda module, log, more: started.append(more) or SimpleNamespace(pid=0))
+    ask({"kind": "check", "suspect": "demo:badnets", "cut": []}, "s")
+    assert started == [{"OMP_WAIT_POLICY": given}]
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("UNMASK_HOME", str(tmp_path / "home"))
