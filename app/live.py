@@ -13,7 +13,7 @@ from app.panels import Frame
 from engine.runs import ask
 
 #: Seconds that a part of the page waits for its answers at most, where no more than a few questions wait.
-MOMENT, FEW = 0.09, 6
+MOMENT, FEW = 0.12, 6
 
 
 def live(draw: Callable[[], None], frame: Frame, *questions: dict[str, Any]) -> None:
@@ -26,7 +26,7 @@ def live(draw: Callable[[], None], frame: Frame, *questions: dict[str, Any]) -> 
     # What the worker has nearly ready is worth a moment: it saves a look later and running the page once more.
     until = time.monotonic() + MOMENT
     while not all(before) and time.monotonic() < until and ask.waiting() <= FEW:
-        time.sleep(0.01)
+        time.sleep(0.015)
         before = complete()
 
     def again() -> None:

@@ -89,14 +89,14 @@ def scatter(
 def _ringed(
     group: Sequence[str], ids: Sequence[str], x: Sequence[float | None], y: Sequence[float | None], theme: Theme
 ) -> list[dict[str, Any]]:
-    """Small rings about units that were chosen together elsewhere."""
+    """Small rings about units that were chosen together elsewhere. Not by WebGL: compiling takes longer than they."""
     at = {unit: k for k, unit in enumerate(ids)}
     known = [k for unit in group if (k := at.get(unit)) is not None and x[k] is not None and y[k] is not None]
     if not known:
         return []
     return [
         {
-            "type": "scattergl", "mode": "markers", "x": [x[k] for k in known], "y": [y[k] for k in known],
+            "type": "scatter", "mode": "markers", "x": [x[k] for k in known], "y": [y[k] for k in known],
             "hoverinfo": "skip", "unselected": {"marker": {"opacity": 0}},
             "marker": {"size": 10, "symbol": "circle-open", "color": theme.ink, "line": {"width": 1.2}},
         }
@@ -172,13 +172,13 @@ def two_scores(
         k = ids.index(ring)
         traces.append(
             {
-                "type": "scattergl", "mode": "markers", "x": [placed["x"][k]], "y": [placed["y"][k]],
+                "type": "scatter", "mode": "markers", "x": [placed["x"][k]], "y": [placed["y"][k]],
                 "customdata": [ring], "hoverinfo": "skip", "unselected": {"marker": {"opacity": 0}},
                 "marker": {"size": 16, "symbol": "circle-open", "color": theme.ink, "line": {"width": 2}},
             }
         )  # fmt: skip
     layout = figures.layout(
-        theme, height, clickmode="event+select", dragmode="pan", hovermode="closest", shapes=shapes,
+        theme, height, left=60, clickmode="event+select", dragmode="pan", hovermode="closest", shapes=shapes,
         annotations=notes, **axes,
     )  # fmt: skip
     k = max(1, min(100, int(both.sum()) // 20 or 1))
@@ -250,7 +250,7 @@ def responses(hist: Mapping[str, Any], theme: Theme, height: int = 190) -> Chart
     layout = drawn.figure["layout"]
     layout["annotations"] = notes
     layout["yaxis"] = {**layout["yaxis"], "range": [0, 1.36 * max(top, 1.0)]}
-    layout["margin"] = {"l": 4, "r": 8, "t": 4, "b": 4}
+    layout["margin"] = {**layout["margin"], "t": 4}
     layout["xaxis"] = {**layout["xaxis"], "nticks": 4, "title": {**layout["xaxis"]["title"], "text": "Mean output"}}
     alt = f"Distribution of the unit's mean output over {int(clean.sum()):,} {alt_kinds} pictures. {title}"
     return Chart(title, alt, drawn.figure, drawn.table)

@@ -27,6 +27,7 @@ from app.panels import Frame, article, esc
 from app.picture_strip import SIDE as THUMB
 from app.picture_strip import picture_strip
 from app.unit_more import more
+from app.unit_more import question as more_question
 from engine.runs import ask
 
 #: Pictures in the row that one is chosen from.
@@ -49,6 +50,17 @@ def unit_card(frame: Frame, studies: Mapping[str, data.Study], study: data.Study
         live(lambda: _body(frame, studies, questions, unit, k), frame, *questions.values())
         attribution(frame, studies, now, unit, k, at, total=tests_of(frame), stamped=_has_trigger(frame, k, at))
         more(frame, unit, k)
+
+
+def ask_ahead(frame: Frame, studies: Mapping[str, data.Study], k: int) -> list[dict[str, Any]]:
+    """Ask what the card will need before anything is drawn, so that the worker answers meanwhile; the questions."""
+    at = min(state.load().picture, tests_of(frame) - 1)
+    questions = list(_questions(frame, studies, k, at).values())
+    if (part := more_question(frame, k)) is not None:
+        questions.append(part)
+    for question in questions:
+        panels.answer_to(question, frame.seen)
+    return questions
 
 
 def _questions(frame: Frame, studies: Mapping[str, data.Study], k: int, at: int) -> dict[str, dict[str, Any]]:

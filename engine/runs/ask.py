@@ -196,7 +196,8 @@ def _start() -> str | None:
             process.stop(child.pid, force=True)
             said = process.last_line(folder / "log.txt")
             return f"the worker could not start: {said or 'it said nothing'}"
-    child = process.spawn(["engine.runs.ask_server"], folder / "log.txt", {k: os.environ.get(k, v) for k, v in _POLITE.items()})
+    polite = {name: os.environ.get(name, value) for name, value in _POLITE.items()}
+    child = process.spawn(["engine.runs.ask_server"], folder / "log.txt", polite)
     _starting[str(folder)] = (child, time.monotonic())
     return None
 

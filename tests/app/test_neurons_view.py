@@ -462,6 +462,33 @@ def test_a_selection_made_in_the_scatter_is_ringed_once_the_chart_is_another_one
     assert rings()
 
 
+def test_the_plots_and_the_table_follow_once_the_hand_rests(open_page: Open) -> None:
+    at = open_page(role="oracle", neuron="bn1:0")
+
+    def shown() -> tuple[bool, bool, str]:
+        """What the two plots and the table are about, and the card's unit."""
+        plots = [n.proto for n in at._tree if n.type == "plotly_chart" and '"bn1:0"' in n.proto.spec]
+        ringed = ['"customdata":["bn1:0"]' in proto.spec for proto in plots]
+        assert len(ringed) == 2
+        assert len(set(ringed)) == 1
+        heading, head = (
+            next(h.proto.body for h in at.get("html") if words in h.proto.body) for words in ("is number", "um-unithead")
+        )
+        return ringed[0], "bn1:0 " in heading, head
+
+    at.session_state["origin"] = "find"
+    at.session_state["address"] = unit_card.state.replace(at.session_state["address"], neuron="bn1:9")
+    at.run()
+    ringed, tabled, card = shown()
+    assert "bn1:9" in card
+    assert ringed
+    assert tabled
+    # What the browser does when nobody chooses anything for a while.
+    at.session_state["rested"] = (at.session_state["address"].run, "bn1:9", ())
+    at.run()
+    assert shown()[:2] == (False, False)
+
+
 def test_an_error_of_the_worker_is_a_line_with_a_way_on(open_page: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     def poll(_session: str, kind: str) -> ask.Answer:
         question = {"kind": kind, "suspect": "demo:badnets", "cut": [], "mode": "scale"}
@@ -565,8 +592,11 @@ def test_grid_scatter_table_and_card_select_for_each_other(
     page.get_by_label("Find a unit").fill("layer3.0.bn2:4")
     page.keyboard.press("Enter")
     until(page, "layer3.0.bn2:4")
-    ringed = plot.evaluate("plot => plot.data.at(-1).customdata[0]")
-    assert ringed == "layer3.0.bn2:4"
+    page.wait_for_function(
+        "() => document.querySelector('.st-key-scatter .js-plotly-plot')?.data?.at(-1).customdata?.[0]"
+        " === 'layer3.0.bn2:4'",
+        timeout=15_000,
+    )
 
     # The table shows it first; a row below selects its own unit, and the table stays as it was sorted.
     table = page.get_by_test_id("stDataFrame").last
@@ -591,6 +621,9 @@ def test_a_box_in_the_grid_is_a_group_in_the_other_panels(url: str, new_page: Ca
         page.keyboard.press("Shift+ArrowRight")
     expect(page.get_by_text("4 units chosen together")).to_be_visible(timeout=15_000)
     settle(page)
-    rings = "plot => plot.data.filter(t => t.marker && t.marker.size === 10).map(t => t.x.length)"
+    rings = (
+        "chart => document.querySelector(`.st-key-${chart} .js-plotly-plot`)?.data?."
+        "find(t => t.marker && t.marker.size === 10)?.x.length === 4"
+    )
     for chart in ("scatter", "scores"):
-        assert page.locator(f".st-key-{chart} .js-plotly-plot").evaluate(rings) == [4]
+        page.wait_for_function(rings, arg=chart, timeout=15_000)
