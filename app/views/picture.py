@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from app import data, own_picture, panels, picture_figures, pictures, state
+from app import any_trigger, data, own_picture, panels, picture_figures, pictures, state
 from app.linked import by_score, rank
 from app.live import live
 from app.palette import percent, units
 from app.panels import Frame, Picture
+from app.picture_row import row_question
 from app.scoring import scored
-from app.unit_card import row_question
 from engine.explain.methods import ANSWER, METHODS, WHOLE
 from engine.runs import ask
 
@@ -316,7 +316,7 @@ def _one_after_the_other(
         for name, order in zip(names, cutting["orders"], strict=True)
     ]
     drawn = picture_figures.one_after_the_other(
-        orders, part, frame.suspect.classes, int(steps.value["truth"]), step, own_picture.NAMES[source], frame.theme
+        orders, part, frame.suspect.classes, int(steps.value["truth"]), step, any_trigger.NAMES[source], frame.theme
     )
     panels.chart(drawn, "steps", lines=1)
     alone = steps.value["without"][state_order()]

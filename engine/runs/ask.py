@@ -44,6 +44,7 @@ KINDS = (
     "twin",
     "steps",
     "pixels",
+    "marked_unit",
     "commit",
     "confusion",
     "export",

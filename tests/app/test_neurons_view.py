@@ -295,6 +295,38 @@ def test_every_picture_is_described_by_its_data(open_page: Open, run: str, role:
     assert len([b for b in at.get("popover") if "View as table" in str(b.proto)]) >= len(charts)
 
 
+@pytest.mark.parametrize(("run", "role"), [("demo:clean", "oracle"), ("demo:badnets", "defender")])
+def test_who_knows_no_trigger_can_put_a_drawn_one_beside_the_clean_picture(
+    open_page: Open, worker: Worker, run: str, role: str
+) -> None:
+    at = open_page(run=run, role=role, neuron="layer4.1.bn2:9")
+    assert "Unlearned" in words(at)
+    at.segmented_control(key="beside").set_value("drawn").run()
+    assert "Nothing is drawn yet, so the unlearned model is shown." in words(at)
+    at.session_state["picture-drawings"] = {run: png(5)}
+    at.run()
+    at.selectbox(key="method").set_value("layer_gradcam").run()
+    text = words(at)
+    assert not at.exception
+    assert 'class="um-blank"' not in text
+    assert "Mean output 0.175 on clean pictures, 0.350 with your trigger." in text
+    assert "not the suspect's own" in text.replace("&#x27;", "'")
+    alts = re.findall(r'<img[^>]*alt="([^"]*)"', text)
+    assert any("Feature map of layer4.1.bn2:9 on the picture with your trigger, 4 by 4" in alt for alt in alts)
+    assert any("marked picture, answered" in alt for alt in alts)
+    newest = {q["kind"]: q for q in worker}
+    assert newest["marked_unit"]["drawn"] == newest["attribution"]["drawn"] == png(5)
+    assert all(q["triggered"] is False for q in worker if q["kind"] in ("unit", "attribution") and role == "defender")
+    assert role == "oracle" or not [secret for secret in SECRET if secret in delivered(at)]
+    at.segmented_control(key="beside").set_value("unlearned").run()
+    assert "unlearned model" in words(at)
+
+
+def test_a_known_trigger_needs_no_guess(open_page: Open) -> None:
+    at = open_page(role="oracle")
+    assert not [c for c in at.segmented_control if c.key == "beside"]
+
+
 def test_the_card_knows_every_score_and_whether_the_cut_takes_the_unit(open_page: Open) -> None:
     at = open_page(role="oracle")
     text = words(at)
@@ -471,9 +503,8 @@ def test_the_plots_and_the_table_follow_once_the_hand_rests(open_page: Open) -> 
         ringed = ['"customdata":["bn1:0"]' in proto.spec for proto in plots]
         assert len(ringed) == 2
         assert len(set(ringed)) == 1
-        heading, head = (
-            next(h.proto.body for h in at.get("html") if words in h.proto.body) for words in ("is number", "um-unithead")
-        )
+        html = [h.proto.body for h in at.get("html")]
+        heading, head = (next(body for body in html if part in body) for part in ("is number", "um-unithead"))
         return ringed[0], "bn1:0 " in heading, head
 
     at.session_state["origin"] = "find"
