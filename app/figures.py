@@ -575,7 +575,7 @@ def outputs(hist: Mapping[str, Any], unit: str, theme: Theme, height: int = 190)
         "layout": layout(
             theme,
             height,
-            left=56,
+            left=50,
             bargap=0,
             xaxis={"title": "Mean output over a picture", "tickformat": "~g", "fixedrange": True},
             yaxis={"title": "Pictures", "rangemode": "tozero", "fixedrange": True, "nticks": 4},

@@ -132,7 +132,8 @@ def test_a_unit_under_a_drawing_of_the_planted_trigger_is_what_the_planted_trigg
     assert guess["clean"] == known["clean"]
     assert np.allclose(guess["marked"]["suspect"]["pixels"], known["triggered"]["suspect"]["pixels"], atol=1e-3)
     for source in ("own", "none"):
-        states(asker, kind="marked_unit", number=3, unit=unit, source=source)
+        with pytest.raises(ValueError, match="drawn or recovered"):
+            states(asker, kind="marked_unit", number=3, unit=unit, source=source)
 
 
 def test_a_picture_of_ones_own_has_no_true_class(asker: Questions, planted: Planted) -> None:
