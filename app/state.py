@@ -224,7 +224,7 @@ def load() -> Address:
     query = {key: value for key, value in st.query_params.items() if key in _KNOWN}
     if "address" not in store:
         _adopt(query)
-    elif query and query != store.written and (_went_back() or not _is_echo(query)):
+    elif query and query != store.written and (went_back() or not _is_echo(query)):
         # Not what we wrote last, and not an earlier one of ours that was on its way: a link, or Back.
         _adopt(query)
     return cast(Address, store.address)
@@ -234,7 +234,7 @@ def _is_echo(query: dict[str, str]) -> bool:
     return time.monotonic() - st.session_state.echoes.get(_line(query), -_ECHO) < _ECHO
 
 
-def _went_back() -> bool:
+def went_back() -> bool:
     """Whether the browser says that the person went back or forward."""
     return bool(getattr(get_script_run_ctx(suppress_warning=True), "is_history_navigation", False))
 
