@@ -509,7 +509,8 @@ def scatter(
         k = ids.index(ring)
         traces.append(
             {
-                "type": "scatter", "mode": "markers", "x": [x[k]], "y": [y[k]], "customdata": [ring],
+                # As the points are: what is drawn otherwise lies under them.
+                "type": "scattergl", "mode": "markers", "x": [x[k]], "y": [y[k]], "customdata": [ring],
                 "hoverinfo": "skip",
                 "marker": {"size": 16, "symbol": "circle-open", "color": theme.ink, "line": {"width": 2}},
                 # A click in this chart makes Plotly mark the new unit; the old ring steps back.

@@ -89,14 +89,14 @@ def scatter(
 def _ringed(
     group: Sequence[str], ids: Sequence[str], x: Sequence[float | None], y: Sequence[float | None], theme: Theme
 ) -> list[dict[str, Any]]:
-    """Small rings about units that were chosen together elsewhere. Not by WebGL: compiling takes longer than they."""
+    """Small rings about units that were chosen together elsewhere."""
     at = {unit: k for k, unit in enumerate(ids)}
     known = [k for unit in group if (k := at.get(unit)) is not None and x[k] is not None and y[k] is not None]
     if not known:
         return []
     return [
         {
-            "type": "scatter", "mode": "markers", "x": [x[k] for k in known], "y": [y[k] for k in known],
+            "type": "scattergl", "mode": "markers", "x": [x[k] for k in known], "y": [y[k] for k in known],
             "hoverinfo": "skip", "unselected": {"marker": {"opacity": 0}},
             "marker": {"size": 10, "symbol": "circle-open", "color": theme.ink, "line": {"width": 1.2}},
         }
@@ -172,7 +172,7 @@ def two_scores(
         k = ids.index(ring)
         traces.append(
             {
-                "type": "scatter", "mode": "markers", "x": [placed["x"][k]], "y": [placed["y"][k]],
+                "type": "scattergl", "mode": "markers", "x": [placed["x"][k]], "y": [placed["y"][k]],
                 "customdata": [ring], "hoverinfo": "skip", "unselected": {"marker": {"opacity": 0}},
                 "marker": {"size": 16, "symbol": "circle-open", "color": theme.ink, "line": {"width": 2}},
             }

@@ -74,7 +74,6 @@ def _looked_at(frame: Frame, study: data.Study, now: data.Present, base: dict[st
         panels.failed(question, twin, "again-twin")
         return []
     if twin.value is None:
-        st.container(height=420, border=False)
         return [question]
     marked = _of(twin)
     waits = [question]
@@ -96,7 +95,6 @@ def _looked_at(frame: Frame, study: data.Study, now: data.Present, base: dict[st
             panels.heading("Draw something on the grid: what changes is listed here.", lines=1)
             panels.note("A bright square in a corner is a good start.")
     if cutting is not None and steps is not None:
-        waits.append(cutting)
         _one_after_the_other(frame, study, cutting, steps, step, base["source"])
     return waits
 
@@ -309,7 +307,8 @@ def _one_after_the_other(
         )  # fmt: skip
     part = _of(steps)
     if not part or steps.value is None:
-        st.container(height=380, border=False)
+        with st.container(height=380, border=False):
+            live(lambda: _waiting(frame, [cutting]), frame, cutting)
         return
     orders = [
         (name, [data.id_of(study.layers, k) for k in order])
