@@ -507,16 +507,7 @@ def scatter(
         )  # fmt: skip
     if ring in ids:
         k = ids.index(ring)
-        traces.append(
-            {
-                # As the points are: what is drawn otherwise lies under them.
-                "type": "scattergl", "mode": "markers", "x": [x[k]], "y": [y[k]], "customdata": [ring],
-                "hoverinfo": "skip",
-                "marker": {"size": 16, "symbol": "circle-open", "color": theme.ink, "line": {"width": 2}},
-                # A click in this chart makes Plotly mark the new unit; the old ring steps back.
-                "unselected": {"marker": {"opacity": 0}},
-            },
-        )  # fmt: skip
+        traces.append(ringed(str(ring), x[k], y[k], theme))
     figure = {
         "data": traces,
         "layout": layout(
@@ -538,6 +529,22 @@ def scatter(
     alt = f"{count(len(ids))} units by mean output on clean pictures and {y_title.lower()}. {title}{above}"
     table: Table = {"Unit": ids, "Clean": x, ("Triggered" if kind == "triggered" else colour_label): y}
     return Chart(title, alt, figure, table)
+
+
+def ringed(unit: str, x: float | None, y: float | None, theme: Theme) -> dict[str, Any]:
+    """A ring about a chosen unit, on a lighter one that sets it off against points of its own colour.
+
+    It is drawn as the points are: anything else lies under them.
+    """
+    return {
+        "type": "scattergl", "mode": "markers", "x": [x, x], "y": [y, y], "customdata": [unit, unit],
+        "hoverinfo": "skip",
+        "marker": {
+            "size": [17, 16], "symbol": "circle-open", "color": [theme.paper, theme.ink], "line": {"width": [6, 2.2]},
+        },
+        # A click in this chart makes Plotly mark the new unit; the old ring steps back.
+        "unselected": {"marker": {"opacity": 0}},
+    }  # fmt: skip
 
 
 def outputs(hist: Mapping[str, Any], unit: str, theme: Theme, height: int = 190) -> Chart:

@@ -170,13 +170,7 @@ def two_scores(
     traces += _ringed(group, ids, placed["x"], placed["y"], theme)
     if ring in ids and placed["x"][ids.index(ring)] is not None and placed["y"][ids.index(ring)] is not None:
         k = ids.index(ring)
-        traces.append(
-            {
-                "type": "scattergl", "mode": "markers", "x": [placed["x"][k]], "y": [placed["y"][k]],
-                "customdata": [ring], "hoverinfo": "skip", "unselected": {"marker": {"opacity": 0}},
-                "marker": {"size": 16, "symbol": "circle-open", "color": theme.ink, "line": {"width": 2}},
-            }
-        )  # fmt: skip
+        traces.append(figures.ringed(str(ring), placed["x"][k], placed["y"][k], theme))
     layout = figures.layout(
         theme, height, left=60, clickmode="event+select", dragmode="pan", hovermode="closest", shapes=shapes,
         annotations=notes, **axes,
