@@ -17,7 +17,10 @@ MOMENT, FEW = 0.12, 6
 
 
 def live(draw: Callable[[], None], frame: Frame, *questions: dict[str, Any]) -> None:
-    """Draw a part that waits for answers: it alone is redrawn meanwhile, and the page when one has come."""
+    """Draw a part that waits for answers: it alone is redrawn meanwhile, and the page when one has come.
+
+    Where the page drew something without an answer before it came here, it looks afterwards: :func:`overtaken`.
+    """
 
     def complete() -> list[bool]:
         return [panels.answer_to(question, frame.seen).final for question in questions]
@@ -37,3 +40,9 @@ def live(draw: Callable[[], None], frame: Frame, *questions: dict[str, Any]) -> 
             st.rerun()  # an answer is there, or a question is asked again
 
     st.fragment(again, run_every=None if all(before) else panels.pace())()
+
+
+def overtaken(frame: Frame, *questions: dict[str, Any]) -> None:
+    """Draw the page again if an answer has come that was not there when the page drew what needs it."""
+    if any(panels.answer_to(question, frame.seen).final for question in questions):
+        st.rerun()

@@ -20,7 +20,7 @@ from app import any_trigger, data, neuron_figures, panels, pictures, state
 from app.attributions import attribution, rnp_of
 from app.card_pieces import SIDE, absent, column, image, pairs, scale
 from app.linked import by_score, rank
-from app.live import live
+from app.live import live, overtaken
 from app.neuron_figures import short
 from app.palette import CIVIDIS, count, number, percent
 from app.panels import Frame, article, esc
@@ -44,12 +44,16 @@ def unit_card(frame: Frame, studies: Mapping[str, data.Study], study: data.Study
     unit = data.id_of(study.layers, k)
     with st.container(border=True, key="card", gap="small"):
         _head(study, now, unit, k)
+        row = row_question(frame, min(state.load().picture, tests_of(frame) - 1))
+        there = panels.answer_to(row, frame.seen).final
         at = chooser(frame)
         stamped = _has_trigger(frame, k, at)
         if not stamped:
             any_trigger.beside(frame, at)
         questions = _questions(frame, studies, k, at)
         live(lambda: _body(frame, studies, questions, unit, k), frame, *questions.values())
+        if not there:
+            overtaken(frame, row)
         mark = None if stamped else any_trigger.mark(frame)
         attribution(frame, studies, now, unit, k, at, total=tests_of(frame), stamped=stamped, mark=mark)
         more(frame, unit, k)
