@@ -598,6 +598,16 @@ def test_grid_scatter_table_and_card_select_for_each_other(
     page.wait_for_timeout(800)
     until(page, "layer2.0.bn1:20")
 
+    def ringed(unit: str) -> None:
+        """Wait for the plots, which follow once the hand rests."""
+        page.wait_for_function(
+            "unit => document.querySelector('.st-key-scatter .js-plotly-plot')?.data?.at(-1).customdata?.[0] === unit",
+            arg=unit,
+            timeout=15_000,
+        )
+        settle(page)
+
+    ringed("layer2.0.bn1:20")
     # The unit that stands out most in the scatter plot, so that nothing covers it.
     where = (
         "([plot, wanted]) => { const l = plot._fullLayout, t = plot.data.find(t => t.customdata && t.x.length > 1);"
@@ -623,12 +633,10 @@ def test_grid_scatter_table_and_card_select_for_each_other(
     page.get_by_label("Find a unit").fill("layer3.0.bn2:4")
     page.keyboard.press("Enter")
     until(page, "layer3.0.bn2:4")
-    page.wait_for_function(
-        "() => document.querySelector('.st-key-scatter .js-plotly-plot')?.data?.at(-1).customdata?.[0]"
-        " === 'layer3.0.bn2:4'",
-        timeout=15_000,
-    )
+    ringed("layer3.0.bn2:4")
 
+    expect(page.get_by_text(re.compile("layer3.0.bn2:4 (is number|has no score)"))).to_be_visible(timeout=15_000)
+    settle(page)
     # The table shows it first; a row below selects its own unit, and the table stays as it was sorted.
     table = page.get_by_test_id("stDataFrame").last
     table.scroll_into_view_if_needed()
