@@ -132,7 +132,7 @@ def _scatter(frame: Frame, study: data.Study) -> None:
         if frame.seen:
             panels.note("Click a point to see its unit; the lasso in the chart's toolbar takes several.")
         else:
-            st.caption(f":material/lock: The output on triggered pictures is hidden. {panels.WHY_LOCKED}")
+            panels.locked(f"The output on triggered pictures is hidden. {panels.WHY_LOCKED}")
     linked.several(study)
     what_if.of_group(frame, study)
 
