@@ -15,6 +15,7 @@ import numpy as np
 import streamlit as st
 
 from app import data, neuron_figures, panels, pictures, state
+from app.any_trigger import Mark
 from app.card_pieces import SIDE, absent, column, image, scale
 from app.live import live
 from app.neuron_figures import short
@@ -25,7 +26,7 @@ from engine.runs import ask
 
 #: The choice of all weight states at once, and the largest side of a picture in their strip.
 ALL, SMALL = "all", 84
-ROWS = {"clean": ("Clean", "acc"), "triggered": ("Triggered", "asr")}
+ROWS = {"clean": ("Clean", "acc"), "triggered": ("Triggered", "asr"), "marked": ("Marked", "asr")}
 
 
 def rnp_of(studies: Mapping[str, data.Study]) -> str:
@@ -35,9 +36,12 @@ def rnp_of(studies: Mapping[str, data.Study]) -> str:
 
 def attribution(
     frame: Frame, studies: Mapping[str, data.Study], now: data.Present, unit: str, k: int, at: int, *, total: int,
-    stamped: bool,
+    stamped: bool, mark: Mark | None,
 ) -> None:  # fmt: skip
-    """The choice of picture, method and state, and what comes of it; ``stamped``: there are triggered pictures."""
+    """The choice of picture, method and state, and what comes of it.
+
+    ``stamped``: there are triggered pictures. ``mark``: where there are none, a trigger to put on instead.
+    """
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         st.number_input(
             "Test picture", 0, total - 1, key=state.shows("picture-choice", at), width=124,
@@ -59,21 +63,25 @@ def attribution(
     chosen = st.segmented_control(
         "Model", [*states, ALL], format_func=lambda name: STATES.get(name, "All"), required=True,
         # Without a trigger there is nothing to set beside the clean picture but the same in other weights.
-        default="suspect" if stamped else ALL, key=f"weights-{stamped}",
+        default="suspect" if stamped or mark else ALL, key=f"weights-{stamped or mark is not None}",
         help="Unlearned: after RNP's first stage. Recovered: with the masks of its second. Pruned: the present cut.",
     )  # fmt: skip
     wanted = states if chosen == ALL else [chosen]
     question = {
         "kind": "attribution", "suspect": frame.suspect.name, "unit": k, "number": at, "method": method,
         "triggered": frame.seen, "states": wanted, "cut": now.numbers if "pruned" in wanted else [],
-        "mode": state.load().mode, "study": rnp_of(studies),
+        "mode": state.load().mode, "study": rnp_of(studies), **(mark.asked if mark else {}),
     }  # fmt: skip
-    live(lambda: _attributed(frame, question, unit, stamped), frame, question)
+    live(lambda: _attributed(frame, question, unit, "triggered" if stamped else "marked" if mark else None), frame,
+         question)  # fmt: skip
     if chosen == ALL and "recovered" not in states:
         panels.note(
             "Recovered is missing: it needs the masks of RNP. Score this model with RNP on Runs, or in the terminal "
             "with sweep and --score rnp."
         )
+    if mark:
+        panels.note(f"Marked: the same picture with {'your' if mark.asked['source'] == 'drawn' else 'the recovered'} "
+                    "trigger on it, not the suspect's own.")  # fmt: skip
     if not frame.seen:
         panels.locked(f"The same on the triggered picture is hidden. {panels.WHY_LOCKED}")
 
@@ -88,13 +96,13 @@ class _Cell:
     p: Sequence[float] = ()
 
 
-def _attributed(frame: Frame, question: Mapping[str, Any], unit: str, stamped: bool) -> None:
+def _attributed(frame: Frame, question: Mapping[str, Any], unit: str, second: str | None) -> None:
     answer = panels.answer_to(question, frame.seen)
     if answer.error:
         panels.failed(question, answer, "again-attribution")
         return
     value, states = dict(answer.value or {}), list(question["states"])
-    names = [row for row in ROWS if row == "clean" or (stamped and value.get(row, {}) is not None)]
+    names = [row for row in ROWS if row == "clean" or (row == second and value.get(row, {}) is not None)]
     rows = [[_cell(value, row, name) for name in states] for row in names]
     with st.container(gap="xsmall", key="attributed"):
         if answer.value is None or not answer.final:

@@ -272,7 +272,7 @@ def _cost(
     return covered * 3 + off * 40 + (d[0] ** 2 + d[1] ** 2) ** 0.5
 
 
-def side_by_side(theme: Theme, height: int, titles: Sequence[str], **axes: dict[str, Any]) -> dict[str, Any]:
+def side_by_side(theme: Theme, height: int, titles: Sequence[str], **axes: Any) -> dict[str, Any]:
     """The layout of one or two panels on the same axes; two are named above."""
     top = 10 if len(titles) == 1 else 30
     found = layout(theme, height, margin={"l": 8, "r": 12, "t": top, "b": 8}, hovermode="closest", **axes)

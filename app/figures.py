@@ -45,8 +45,16 @@ class Chart:
     table: Table
 
 
-def layout(theme: Theme, height: int, **more: Any) -> dict[str, Any]:
-    """What all figures share: the theme's paper and ink, no chart junk, tabular numerals."""
+#: Pixels below a plot that the labels of its ticks and the title of its axis take.
+_BELOW = 47
+
+
+def layout(theme: Theme, height: int, *, left: int | None = None, **more: Any) -> dict[str, Any]:
+    """What all figures share: the theme's paper and ink, no chart junk, tabular numerals.
+
+    ``left``: pixels for the labels and the title of the vertical axis. Without it Plotly measures them, for which it
+    draws everything twice: figures that are redrawn while somebody waits say it.
+    """
     axis = {
         "gridcolor": theme.faint,
         "linecolor": theme.faint,
@@ -56,7 +64,7 @@ def layout(theme: Theme, height: int, **more: Any) -> dict[str, Any]:
         "ticks": "outside",
         "ticklen": 4,
         "tickfont": {"color": theme.soft, "size": 12},
-        "automargin": True,
+        "automargin": left is None,
     }
     title = {"font": {"color": theme.soft, "size": 13}, "standoff": 8}
     base: dict[str, Any] = {
@@ -75,6 +83,8 @@ def layout(theme: Theme, height: int, **more: Any) -> dict[str, Any]:
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": theme.soft, "activecolor": theme.ink},
         "dragmode": "zoom",
     }
+    if left is not None:
+        base["margin"] = {**base["margin"], **more.pop("margin", {}), "l": left, "b": _BELOW}
     for name in ("xaxis", "yaxis"):
         given = more.pop(name, {})
         text = given.pop("title", "")
@@ -170,7 +180,8 @@ def curve(
         "layout": layout(
             theme,
             height,
-            margin={"l": 8, "r": 44, "t": 10, "b": 8},
+            left=64,
+            margin={"r": 44, "t": 10},
             xaxis={
                 "title": unit[0].upper() + unit[1:],
                 "range": [lower - pad, upper + pad],
@@ -327,7 +338,8 @@ def held_out(
         "layout": layout(
             theme,
             height,
-            margin={"l": 8, "r": 44, "t": 10, "b": 8},
+            left=64,
+            margin={"r": 44, "t": 10},
             xaxis={"title": "Units cut", "range": [-0.02 * upper, upper * 1.02], "tickformat": ",d"},
             yaxis={"title": "Accuracy lost", "tickformat": ".0%", "nticks": 5},
             shapes=shapes,
@@ -395,6 +407,7 @@ def per_layer(layers: Sequence[Mapping[str, Any]], cut: np.ndarray, theme: Theme
         "layout": layout(
             theme,
             height,
+            left=14 + 6 * max(map(len, names)),
             barmode="overlay",
             bargap=0.28,
             xaxis={"title": "Units (hatched: cut)", "tickformat": ",d", "fixedrange": True},
@@ -488,26 +501,19 @@ def scatter(
         traces.insert(
             0,
             {
-                "type": "scattergl", "mode": "lines", "x": ends, "y": ends, "hoverinfo": "skip",
+                "type": "scatter", "mode": "lines", "x": ends, "y": ends, "hoverinfo": "skip",
                 "line": {"color": theme.soft, "width": 1, "dash": "dot"},
             },
         )  # fmt: skip
     if ring in ids:
         k = ids.index(ring)
-        traces.append(
-            {
-                "type": "scattergl", "mode": "markers", "x": [x[k]], "y": [y[k]], "customdata": [ring],
-                "hoverinfo": "skip",
-                "marker": {"size": 16, "symbol": "circle-open", "color": theme.ink, "line": {"width": 2}},
-                # A click in this chart makes Plotly mark the new unit; the old ring steps back.
-                "unselected": {"marker": {"opacity": 0}},
-            },
-        )  # fmt: skip
+        traces.append(ringed(str(ring), x[k], y[k], theme))
     figure = {
         "data": traces,
         "layout": layout(
             theme,
             height,
+            left=60,
             clickmode="event+select",
             dragmode="lasso",
             xaxis={"title": "Mean output, clean pictures", "tickformat": "~g"},
@@ -523,6 +529,22 @@ def scatter(
     alt = f"{count(len(ids))} units by mean output on clean pictures and {y_title.lower()}. {title}{above}"
     table: Table = {"Unit": ids, "Clean": x, ("Triggered" if kind == "triggered" else colour_label): y}
     return Chart(title, alt, figure, table)
+
+
+def ringed(unit: str, x: float | None, y: float | None, theme: Theme) -> dict[str, Any]:
+    """A ring about a chosen unit, on a lighter one that sets it off against points of its own colour.
+
+    It is drawn as the points are: anything else lies under them.
+    """
+    return {
+        "type": "scattergl", "mode": "markers", "x": [x, x], "y": [y, y], "customdata": [unit, unit],
+        "hoverinfo": "skip",
+        "marker": {
+            "size": [17, 16], "symbol": "circle-open", "color": [theme.paper, theme.ink], "line": {"width": [6, 2.2]},
+        },
+        # A click in this chart makes Plotly mark the new unit; the old ring steps back.
+        "unselected": {"marker": {"opacity": 0}},
+    }  # fmt: skip
 
 
 def outputs(hist: Mapping[str, Any], unit: str, theme: Theme, height: int = 190) -> Chart:
@@ -561,6 +583,7 @@ def outputs(hist: Mapping[str, Any], unit: str, theme: Theme, height: int = 190)
         "layout": layout(
             theme,
             height,
+            left=50,
             bargap=0,
             xaxis={"title": "Mean output over a picture", "tickformat": "~g", "fixedrange": True},
             yaxis={"title": "Pictures", "rangemode": "tozero", "fixedrange": True, "nticks": 4},

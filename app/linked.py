@@ -14,14 +14,44 @@ import streamlit as st
 
 from app import data, neuron_figures, panels, state
 from app.figures import Chart
+from app.live import FEW
 from app.palette import count
 from app.panels import Frame
 from app.state import Origin
+from engine.runs import ask
 
 #: Units of a group that are offered one by one.
 _MOST = 12
+#: Seconds without another choice after which the plots and the table follow: redrawing them takes a browser longer than
+#: everything else, and would keep whoever walks through units waiting for each card.
+REST = 0.4
 #: What :func:`draw` of a chart is given: the unit to ring, and the units chosen together with it.
 Draw = Callable[[str | None, Sequence[str]], Chart]
+
+
+def settle() -> None:
+    """Call before the panels are drawn: whether they show the present selection now or follow once the hand rests.
+
+    Where many wait for the worker nobody gets a second run of the page: everything follows at once.
+    """
+    if "rested" not in st.session_state or REST <= 0 or ask.waiting() > FEW or state.rests():
+        state.rest()
+
+
+def follow(frame: Frame, questions: Sequence[dict[str, Any]]) -> None:
+    """Call at the end of the page: what lags behind is redrawn when nothing else (``questions``) is on its way."""
+    if state.rests():
+        return
+    drawn: list[None] = []
+
+    def tick() -> None:
+        if not drawn:
+            drawn.append(None)  # the run of the page itself
+        elif all(panels.answer_to(question, frame.seen).final for question in questions):
+            state.rest()
+            st.rerun()
+
+    st.fragment(tick, run_every=REST)()
 
 
 # --- scatter plots ---------------------------------------------------------------------------------------------------
@@ -33,11 +63,12 @@ def chart(panel: Origin, drawn_from: tuple[object, ...], study: data.Study, draw
     Plotly marks what was chosen there by itself, until the chart is another one (``drawn_from``): then the ring does.
     """
     store = st.session_state
-    if store.get(f"{panel}-from") != drawn_from or panel not in store:
+    anew = store.get(f"{panel}-from") != drawn_from or panel not in store
+    if anew:
         store[f"{panel}-from"] = drawn_from
         if store.get("origin") == panel:
             store["origin"] = "find"
-    panels.chart(draw(*state.rings(panel)), panel, on_select=lambda: _picked(panel, study))
+    panels.chart(draw(*state.rings(panel, anew)), panel, on_select=lambda: _picked(panel, study))
 
 
 def _picked(panel: Origin, study: data.Study) -> None:
@@ -98,9 +129,10 @@ def ranking(studies: Mapping[str, data.Study], study: data.Study, now: data.Pres
     store = st.session_state
     drawn_from = (study.run_id, tuple(one.run_id for one in studies.values()))
     first, drawn, turn = store.get("table", (k, None, 0))
-    if drawn != drawn_from or (store.get("origin") != "table" and first != k):
+    if drawn != drawn_from or (store.get("origin") != "table" and first != k and state.rests()):
         first, turn, store["table-row"] = k, turn + 1, 0
     store["table"] = (first, drawn_from, turn)
+    k = k if state.rests() else first
     order = by_score(study.values)
     order = np.concatenate([[first], order[order != first]])
     ids = [data.id_of(study.layers, int(n)) for n in order]

@@ -7,7 +7,7 @@ import sys
 
 import streamlit as st
 
-from app import last_words, shared
+from app import last_words, learning, shared
 
 
 @st.cache_resource(show_spinner=False)
@@ -31,10 +31,11 @@ _settle()
 if not shared.signed_in():
     st.stop()
 opened = st.Page("views/open.py", title="Open a model", icon=":material/folder_open:")
-st.navigation(
+learn = st.Page("views/learn.py", title="Learn", icon=":material/school:")
+page = st.navigation(
     [
         st.Page("views/home.py", title="Home", icon=":material/home:", default=True),
-        st.Page("views/learn.py", title="Learn", icon=":material/school:"),
+        learn,
         *([opened] if shared.allowed("uploads") else []),
         st.Page("views/attack.py", title="Attack lab", icon=":material/experiment:"),
         st.Page("views/prune.py", title="Prune", icon=":material/content_cut:"),
@@ -45,4 +46,7 @@ st.navigation(
         st.Page("views/questions.py", title="Open questions", icon=":material/quiz:"),
         st.Page("views/runs.py", title="Runs", icon=":material/list_alt:"),
     ]
-).run()
+)
+learning.restore()
+page.run()
+learning.keep(page == learn)

@@ -170,15 +170,9 @@ def two_scores(
     traces += _ringed(group, ids, placed["x"], placed["y"], theme)
     if ring in ids and placed["x"][ids.index(ring)] is not None and placed["y"][ids.index(ring)] is not None:
         k = ids.index(ring)
-        traces.append(
-            {
-                "type": "scattergl", "mode": "markers", "x": [placed["x"][k]], "y": [placed["y"][k]],
-                "customdata": [ring], "hoverinfo": "skip", "unselected": {"marker": {"opacity": 0}},
-                "marker": {"size": 16, "symbol": "circle-open", "color": theme.ink, "line": {"width": 2}},
-            }
-        )  # fmt: skip
+        traces.append(figures.ringed(str(ring), placed["x"][k], placed["y"][k], theme))
     layout = figures.layout(
-        theme, height, clickmode="event+select", dragmode="pan", hovermode="closest", shapes=shapes,
+        theme, height, left=60, clickmode="event+select", dragmode="pan", hovermode="closest", shapes=shapes,
         annotations=notes, **axes,
     )  # fmt: skip
     k = max(1, min(100, int(both.sum()) // 20 or 1))
@@ -200,14 +194,15 @@ def _numbers(values: np.ndarray) -> list[float | None]:
     return [None if not np.isfinite(v) else round(float(v), 4) for v in values]
 
 
-def responses(hist: Mapping[str, Any], theme: Theme, height: int = 190) -> Chart:
+def responses(hist: Mapping[str, Any], theme: Theme, height: int = 190, named: str = "") -> Chart:
     """What a unit puts out: its mean output on every defense picture, clean filled, triggered as a dashed outline.
 
     With ``unlearned`` counts in place of ``triggered`` ones the outline, dotted in ink, is what it puts out on the same
-    clean pictures in the unlearned model.
+    clean pictures in the unlearned model. With ``marked`` ones it is with a trigger that is ``named``.
     """
-    forgot = "unlearned" in hist
-    hist = {**hist, "triggered": hist["unlearned"]} if forgot else hist
+    forgot, marked = "unlearned" in hist, "marked" in hist
+    if forgot or marked:
+        hist = {**hist, "triggered": hist["unlearned" if forgot else "marked"]}
     drawn = figures.outputs(hist, "the unit", theme, height)
     edges = np.asarray(hist["edges"], float)
     middles = (edges[:-1] + edges[1:]) / 2
@@ -224,6 +219,9 @@ def responses(hist: Mapping[str, Any], theme: Theme, height: int = 190) -> Chart
         if forgot:
             title = f"Mean output {short(mean)} in the suspect, {short(high)} in the unlearned model, both on clean."
             alt_kinds = "clean (blue bars: suspect; dotted outline: unlearned model)"
+        if marked:
+            title = f"Mean output {short(mean)} on clean pictures, {short(high)} with {named}."
+            alt_kinds = f"clean (blue bars; dashed outline: with {named})"
     top = max(float(n.max()) for _, _, n in labels)
     peaks = [int(n.argmax()) for _, _, n in labels]
     # Where both peaks are at one place the labels are stacked above the higher one.
@@ -247,10 +245,14 @@ def responses(hist: Mapping[str, Any], theme: Theme, height: int = 190) -> Chart
         outline["line"] = {**outline["line"], "color": theme.ink, "dash": "dot"}
         outline["name"], outline["hovertemplate"] = "unlearned", "%{y} pictures near %{x:.3g}, unlearned<extra></extra>"
         drawn.table["Unlearned"] = drawn.table.pop("Triggered")
+    if marked:
+        notes[1]["text"] = f"<b>{named}</b>"
+        outline, drawn.table[f"With {named}"] = drawn.figure["data"][1], drawn.table.pop("Triggered")
+        outline["name"], outline["hovertemplate"] = named, f"%{{y}} pictures near %{{x:.3g}}, {named}<extra></extra>"
     layout = drawn.figure["layout"]
     layout["annotations"] = notes
     layout["yaxis"] = {**layout["yaxis"], "range": [0, 1.36 * max(top, 1.0)]}
-    layout["margin"] = {"l": 4, "r": 8, "t": 4, "b": 4}
+    layout["margin"] = {**layout["margin"], "t": 4}
     layout["xaxis"] = {**layout["xaxis"], "nticks": 4, "title": {**layout["xaxis"]["title"], "text": "Mean output"}}
     alt = f"Distribution of the unit's mean output over {int(clean.sum()):,} {alt_kinds} pictures. {title}"
     return Chart(title, alt, drawn.figure, drawn.table)

@@ -285,6 +285,16 @@ def _cell(m: Measure, reading: Reading | None, seen: bool) -> str:
 # --- charts ----------------------------------------------------------------------------------------------------------
 
 
+class _Plain(go.Figure):
+    """A specification as it is: Streamlit would check every property again with each rerun, and copy it; tests do."""
+
+    def __init__(self, specification: dict[str, Any]) -> None:
+        self._specification = specification
+
+    def to_dict(self) -> dict[str, Any]:
+        return self._specification
+
+
 def chart(
     drawn: Chart,
     key: str,
@@ -303,10 +313,8 @@ def chart(
     options: dict[str, Any] = {}
     if on_select is not None:
         options = {"on_select": on_select, "selection_mode": ("points", "lasso")}
-    # Streamlit would check every property of a plain specification again with each rerun; the tests do.
-    figure = go.Figure(drawn.figure, _validate=False)
     config = {**_CONFIG, "staticPlot": True} if still else _CONFIG
-    st.plotly_chart(figure, theme=None, key=key, config=config, alt=drawn.alt, **options)
+    st.plotly_chart(_Plain(drawn.figure), theme=None, key=key, config=config, alt=drawn.alt, **options)
     table(drawn.table, key, drawn.title)
 
 

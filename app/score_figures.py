@@ -126,12 +126,18 @@ def _names_on_lines(
             free = np.minimum(free, np.hypot((grid - at) / reach * 2.2, lines[k] - y) * 0.8)
         free[: len(grid) // 25] = free[-len(grid) // 7 :] = -1
         free[np.isnan(lines[k])] = -2
-        best = int(np.argmax(free))
-        stand.append((grid[best], lines[k][best]))
-        text = _called(curve)
+        best, text = int(np.argmax(free)), _called(curve)
+        y = float(lines[k][best])
+        # Where lines are one, so would be their names: the later one stands aside.
+        while any(
+            abs(float(grid[best]) - at) < 0.006 * reach * (len(text) + len(name)) and abs(y - height) < 0.065
+            for (at, height), name in zip(stand, map(_called, curves), strict=False)
+        ):
+            y += 0.07 if lines[k][best] < 0.5 else -0.07
+        stand.append((float(grid[best]), y))
         notes.append(
             {
-                "x": float(grid[best]), "y": float(lines[k][best]), "xref": axes["xaxis"], "yref": axes["yaxis"],
+                "x": float(grid[best]), "y": y, "xref": axes["xaxis"], "yref": axes["yaxis"],
                 "text": f"<b>{text}</b>" if curve.first else text, "showarrow": False, "xanchor": "center",
                 "yanchor": "middle", "bgcolor": fade(theme.paper, 0.85), "borderpad": 1,
                 "font": {"color": theme.text[m] if curve.first else theme.ink, "size": 12},

@@ -44,6 +44,7 @@ KEYS = (
     "run", "pin", "neuron", "score", "thr", "role", "lesson", "mode", "edits", "picture", "step", "job", "versus",
     *COMPARE, *LAYERS, *LAB,
 )  # fmt: skip
+_KNOWN = frozenset(KEYS)
 DEFAULT_SCORE = "rnp"
 #: In place of a lesson: the questions of the Learn page, which are about no suspect and so about no role.
 QUESTIONS = "questions"
@@ -220,10 +221,10 @@ def load() -> Address:
     """The address of this run of the script: the session's, unless the URL brings another."""
     store = st.session_state
     store.setdefault("session", secrets.token_hex(8))
-    query = {key: st.query_params[key] for key in KEYS if key in st.query_params}
+    query = {key: value for key, value in st.query_params.items() if key in _KNOWN}
     if "address" not in store:
         _adopt(query)
-    elif query and query != store.written and (_went_back() or not _is_echo(query)):
+    elif query and query != store.written and (went_back() or not _is_echo(query)):
         # Not what we wrote last, and not an earlier one of ours that was on its way: a link, or Back.
         _adopt(query)
     return cast(Address, store.address)
@@ -233,7 +234,7 @@ def _is_echo(query: dict[str, str]) -> bool:
     return time.monotonic() - st.session_state.echoes.get(_line(query), -_ECHO) < _ECHO
 
 
-def _went_back() -> bool:
+def went_back() -> bool:
     """Whether the browser says that the person went back or forward."""
     return bool(getattr(get_script_run_ctx(suppress_warning=True), "is_history_navigation", False))
 
@@ -274,7 +275,7 @@ def write(lab: bool = False) -> None:
     """Bring the URL in step with the address; foreign parameters stay. ``lab``: with what the Attack lab is set to."""
     store = st.session_state
     wanted = store.address.params(lab)
-    now = {key: st.query_params[key] for key in KEYS if key in st.query_params}
+    now = {key: value for key, value in st.query_params.items() if key in _KNOWN}
     if now != wanted:
         moment = time.monotonic()
         store.echoes = {k: t for k, t in store.echoes.items() if moment - t < _ECHO}
@@ -350,16 +351,28 @@ def selected() -> tuple[str, ...]:
     return cast("tuple[str, ...]", group if run == load().run else ())
 
 
-def rings(panel: Origin) -> tuple[str | None, tuple[str, ...]]:
+def rings(panel: Origin, anew: bool = False) -> tuple[str | None, tuple[str, ...]]:
     """What a scatter plot must mark: the selected unit and those chosen with it, unless that was done in the plot.
 
-    Redrawing a Plotly chart wipes its selection, so its specification may change only for news from elsewhere.
+    Redrawing a Plotly chart wipes its selection, so its specification may change only for news from elsewhere; and it
+    takes long, so it waits until the hand :func:`rests`, unless it is redrawn ``anew`` anyway.
     """
     store = st.session_state
     known = store.setdefault("rings", {})
-    if store.get("origin") != panel:
+    if store.get("origin") != panel and (anew or rests() or panel not in known):
         known[panel] = (load().neuron, selected())
     return cast("tuple[str | None, tuple[str, ...]]", known.get(panel, (None, ())))
+
+
+def rests() -> bool:
+    """Whether what is slow to redraw may show the present selection; what it shows of another suspect is old."""
+    shown, now = st.session_state.get("rested"), (load().run, load().neuron, selected())
+    return shown is None or shown == now or shown[0] != now[0]
+
+
+def rest() -> None:
+    """From now on what is slow to redraw shows the present selection, too."""
+    st.session_state["rested"] = (load().run, load().neuron, selected())
 
 
 # --- undo ------------------------------------------------------------------------------------------------------------

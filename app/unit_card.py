@@ -16,26 +16,26 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from app import data, neuron_figures, panels, pictures, state
+from app import any_trigger, data, neuron_figures, panels, pictures, state
 from app.attributions import attribution, rnp_of
 from app.card_pieces import SIDE, absent, column, image, pairs, scale
 from app.linked import by_score, rank
-from app.live import live
+from app.live import live, overtaken
 from app.neuron_figures import short
 from app.palette import CIVIDIS, count, number, percent
 from app.panels import Frame, article, esc
-from app.picture_strip import SIDE as THUMB
-from app.picture_strip import picture_strip
+from app.picture_row import chooser, row_question, tests_of
 from app.unit_more import more
+from app.unit_more import question as more_question
 from engine.runs import ask
 
-#: Pictures in the row that one is chosen from.
-ROW = 6
 _CSS = Path(__file__).parent / "unit_card.css"
 Kind = tuple[str, str, str]
 _CLEAN: Kind = ("clean", "Clean", "acc")
 _TRIGGERED: Kind = ("triggered", "Triggered", "asr")
 _UNLEARNED: Kind = ("unlearned", "Unlearned", "forgot")
+#: What a question about the second column is called, if it is not about triggered pictures.
+_SECOND = ("unlearned", "marked")
 
 
 def unit_card(frame: Frame, studies: Mapping[str, data.Study], study: data.Study, now: data.Present, k: int) -> None:
@@ -44,11 +44,30 @@ def unit_card(frame: Frame, studies: Mapping[str, data.Study], study: data.Study
     unit = data.id_of(study.layers, k)
     with st.container(border=True, key="card", gap="small"):
         _head(study, now, unit, k)
+        row = row_question(frame, min(state.load().picture, tests_of(frame) - 1))
+        there = panels.answer_to(row, frame.seen).final
         at = chooser(frame)
+        stamped = _has_trigger(frame, k, at)
+        if not stamped:
+            any_trigger.beside(frame, at)
         questions = _questions(frame, studies, k, at)
         live(lambda: _body(frame, studies, questions, unit, k), frame, *questions.values())
-        attribution(frame, studies, now, unit, k, at, total=tests_of(frame), stamped=_has_trigger(frame, k, at))
+        if not there:
+            overtaken(frame, row)
+        mark = None if stamped else any_trigger.mark(frame)
+        attribution(frame, studies, now, unit, k, at, total=tests_of(frame), stamped=stamped, mark=mark)
         more(frame, unit, k)
+
+
+def ask_ahead(frame: Frame, studies: Mapping[str, data.Study], k: int) -> list[dict[str, Any]]:
+    """Ask what the card will need before anything is drawn, so that the worker answers meanwhile; the questions."""
+    at = min(state.load().picture, tests_of(frame) - 1)
+    questions = list(_questions(frame, studies, k, at).values())
+    if (part := more_question(frame, k)) is not None:
+        questions.append(part)
+    for question in questions:
+        panels.answer_to(question, frame.seen)
+    return questions
 
 
 def _questions(frame: Frame, studies: Mapping[str, data.Study], k: int, at: int) -> dict[str, dict[str, Any]]:
@@ -57,22 +76,16 @@ def _questions(frame: Frame, studies: Mapping[str, data.Study], k: int, at: int)
     return {
         "pictures": row_question(frame, at),
         "unit": {"kind": "unit", **whole, "unit": k, "number": at, "triggered": frame.seen},
-        **({} if _has_trigger(frame, k, at) else {"unlearned": _forgotten(frame, studies, k, at)}),
+        **({} if _has_trigger(frame, k, at) else _second(frame, studies, k, at)),
     }
 
 
-def row_question(frame: Frame, at: int) -> dict[str, Any]:
-    """The test pictures of the row in which number ``at`` is."""
-    first = at - at % ROW
-    numbers = list(range(first, min(first + ROW, tests_of(frame))))
-    return {"kind": "pictures", "suspect": frame.suspect.name, "cut": [], "mode": "scale", "numbers": numbers}
-
-
-def _forgotten(frame: Frame, studies: Mapping[str, data.Study], k: int, at: int) -> dict[str, Any]:
-    """The same unit and picture in the unlearned model."""
-    return {
-        "kind": "unlearned", "suspect": frame.suspect.name, "unit": k, "number": at, "study": rnp_of(studies),
-    }  # fmt: skip
+def _second(frame: Frame, studies: Mapping[str, data.Study], k: int, at: int) -> dict[str, dict[str, Any]]:
+    """The same unit and picture with a drawn or recovered trigger, or else in the unlearned model."""
+    what = {"suspect": frame.suspect.name, "unit": k, "number": at}
+    if (mark := any_trigger.mark(frame)) is not None:
+        return {"marked": {"kind": "marked_unit", **what, **mark.asked}}
+    return {"unlearned": {"kind": "unlearned", **what, "study": rnp_of(studies)}}
 
 
 def _has_trigger(frame: Frame, k: int, at: int) -> bool:
@@ -86,11 +99,13 @@ def _has_trigger(frame: Frame, k: int, at: int) -> bool:
 
 
 def _kinds(questions: Mapping[str, Any]) -> tuple[Kind, Kind]:
+    if "marked" in questions:
+        return _CLEAN, ("marked", _called(questions["marked"]), "asr")
     return _CLEAN, _UNLEARNED if "unlearned" in questions else _TRIGGERED
 
 
-def tests_of(frame: Frame) -> int:
-    return int((frame.suspect.result.get("n") or {}).get("acc") or 10_000)
+def _called(question: Mapping[str, Any]) -> str:
+    return "Your trigger" if question["source"] == "drawn" else "Recovered trigger"
 
 
 # --- what it is ------------------------------------------------------------------------------------------------------
@@ -162,29 +177,6 @@ def _ranks(studies: Mapping[str, data.Study], k: int) -> None:
         st.html('<p class="um-note"><span class="um-diamond"></span>oracle: used the trigger</p>')
 
 
-# --- the picture -----------------------------------------------------------------------------------------------------
-
-
-def chooser(frame: Frame) -> int:
-    """A row of test pictures, and the number of the chosen one."""
-    total = tests_of(frame)
-    at = min(state.load().picture, total - 1)
-    if at != state.load().picture:
-        state.go(picture=at)
-    question = row_question(frame, at)
-    answer = panels.answer_to(question, frame.seen)
-    found = {item["number"]: item for item in (answer.value or {}).get("items", [])}
-    classes = frame.suspect.classes
-    items = []
-    for n in question["numbers"]:
-        item = found.get(n)
-        src = "" if item is None else pictures.png(pictures.opened(item["clean"]), THUMB).partition(",")[2]
-        name = f"Test picture {n}" if item is None else f"Test picture {n}: {article(classes[item['truth']])}"
-        items.append({"number": n, "name": name, "src": src})
-    picture_strip(items, at, label="Test pictures to look at", key="strip", on_pick=lambda n: state.change(picture=n))
-    return at
-
-
 # --- what it responds to ---------------------------------------------------------------------------------------------
 
 
@@ -205,13 +197,20 @@ def _body(
 
 
 def _responses(frame: Frame, questions: Mapping[str, dict[str, Any]]) -> None:
-    own, other = (panels.answer_to(questions[kind], frame.seen) if kind in questions else None
-                  for kind in ("unit", "unlearned"))  # fmt: skip
+    second = next((kind for kind in _SECOND if kind in questions), None)
+    own = panels.answer_to(questions["unit"], frame.seen)
+    other = None if second is None else panels.answer_to(questions[second], frame.seen)
     answer = other if other is not None and other.value is not None else own
     if answer is not None and answer.value is not None:
         with st.container(gap="xxsmall"):
-            panels.chart(neuron_figures.responses(answer.value["hist"], frame.theme), "responses")
-        if other is not None and other.value is not None:
+            named = _called(questions["marked"]).lower() if second == "marked" else ""
+            panels.chart(neuron_figures.responses(answer.value["hist"], frame.theme, named=named), "responses")
+        if second == "marked" and other is not None and not other.error:
+            if other.value is None:
+                panels.waiting(other, "putting the trigger on")
+            else:
+                panels.note(f"Dashed: the same pictures with {named}, which is not the suspect's own.")
+        elif other is not None and other.value is not None:
             panels.note(
                 f"Unlearned: the suspect after {other.value['passes']} passes that make it forget the clean pictures "
                 f"(accuracy {percent(other.value['acc'], 0)}). What still answers there serves something else."
@@ -227,13 +226,14 @@ def _maps(frame: Frame, questions: Mapping[str, dict[str, Any]], unit: str) -> N
     """The picture and the unit's feature map on it, clean and triggered (or unlearned) side by side."""
     at, kinds = questions["unit"]["number"], _kinds(questions)
     shown, inside = (panels.answer_to(questions[kind], frame.seen) for kind in ("pictures", "unit"))
-    forgot = panels.answer_to(questions["unlearned"], frame.seen) if "unlearned" in questions else None
+    beside = kinds[1][0]
+    forgot = panels.answer_to(questions[beside], frame.seen) if beside in questions else None
     item = next((i for i in (shown.value or {}).get("items", []) if i["number"] == at), None)
     maps = {key: (inside.value or {}).get(f"map_{key}") for key, _, _ in kinds}
     if forgot is not None:
-        maps["unlearned"] = (forgot.value or {}).get("map")
+        maps[beside] = (forgot.value or {}).get("map")
         if item is not None and forgot.value is not None:
-            item = {**item, "unlearned": item["clean"], "p_unlearned": forgot.value["p"]}
+            item = {**item, beside: forgot.value.get("png", item["clean"]), f"p_{beside}": forgot.value["p"]}
     arrays = {key: np.asarray(values, float) for key, values in maps.items() if values is not None}
     low, high = pictures.common_range(*arrays.values()) if arrays else (0.0, 1.0)
     cells = [column(name, key) for _, name, key in kinds]
@@ -243,11 +243,13 @@ def _maps(frame: Frame, questions: Mapping[str, dict[str, Any]], unit: str) -> N
     cells.append(f'<p class="um-row">Feature map{f", {size}" if size else ""}</p>')
     for key, name, _ in kinds:
         if key in arrays:
-            where = "clean picture in the unlearned model" if key == "unlearned" else f"{name.lower()} picture"
+            where = {
+                "unlearned": "clean picture in the unlearned model", "marked": f"picture with {name.lower()}"
+            }.get(key, f"{name.lower()} picture")  # fmt: skip
             drawn = neuron_figures.cividis(arrays[key], low, high)
             cells.append(image(drawn, neuron_figures.describe(arrays[key], f"Feature map of {unit} on the {where}")))
         else:
-            cells.append(absent(name, forgot if key == "unlearned" and forgot else inside))
+            cells.append(absent(name, forgot if key != "clean" and forgot else inside))
     for key, _, _ in kinds:
         cells.append(f'<p class="um-say one">{f"mean {short(float(arrays[key].mean()))}" if key in arrays else ""}</p>')
     cells.append(scale(CIVIDIS, short(low) if arrays else "", short(high) if arrays else ""))
@@ -261,7 +263,9 @@ def _photo(frame: Frame, item: Mapping[str, Any] | None, key: str, name: str, an
     said = max(range(len(p)), key=lambda c: float(p[c]))
     right, sure = said == truth, percent(float(p[said]))
     how = "correctly" if right else "wrongly"
-    picture = "Clean test picture, unlearned model," if key == "unlearned" else f"{name} test picture"
+    picture = {"unlearned": "Clean test picture, unlearned model,", "marked": f"Test picture with {name.lower()},"}.get(
+        key, f"{name} test picture"
+    )
     alt = (
         f"{picture} {item['number']}, {article(classes[truth])}, answered {how} as {classes[said]} "
         f"with {sure} confidence."

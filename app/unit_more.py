@@ -30,14 +30,19 @@ def more(frame: Frame, unit: str, k: int) -> None:
         "More about this unit", list(PARTS), format_func=PARTS.__getitem__, key="more", default="wiring",
         help="Cut alone measures the network without this unit on all test pictures, which takes a while.",
     )  # fmt: skip
-    if part is None:
-        return
-    question: dict[str, Any] = {"kind": part, "suspect": frame.suspect.name, "unit": k}
-    if part == "by_class":
-        question["triggered"] = frame.seen
+    if part is not None:
+        asked = question(frame, k)
+        assert asked is not None
+        live(lambda: _part(frame, asked, unit), frame, asked)
+
+
+def question(frame: Frame, k: int) -> dict[str, Any] | None:
+    """What the part that is chosen needs of the worker; None without one."""
+    part = st.session_state.get("more", "wiring")
     if part == "check":
-        question = {"kind": "check", "suspect": frame.suspect.name, "cut": [k], "mode": state.load().mode}
-    live(lambda: _part(frame, question, unit), frame, question)
+        return {"kind": "check", "suspect": frame.suspect.name, "cut": [k], "mode": state.load().mode}
+    triggered = {"triggered": frame.seen} if part == "by_class" else {}
+    return None if part is None else {"kind": part, "suspect": frame.suspect.name, "unit": k, **triggered}
 
 
 def _part(frame: Frame, question: dict[str, Any], unit: str) -> None:

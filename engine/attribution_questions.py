@@ -23,6 +23,7 @@ from engine.explain.attributions import attribution
 from engine.explain.methods import ANSWER, METHODS, STATES, WHOLE
 from engine.models.masking import Mode, masked, scaled_weights
 from engine.models.neurons import units
+from engine.picture_questions import guessed
 from engine.questions import _exact, _floats, _Question, _Warm, _working
 from engine.runs.ask import Answer
 from engine.runs.store import Run, find_run
@@ -35,7 +36,10 @@ KEPT = 64
 
 
 class Attribution(_Question):
-    """``triggered`` False: the trigger is not used. ``study``: the run id of RNP scores, for what RNP leaves."""
+    """``triggered`` False: the trigger is not used. ``study``: the run id of RNP scores, for what RNP leaves.
+
+    ``source``: in place of it one that was ``drawn``, or recovered by a ``run``, as in :mod:`engine.picture_questions`.
+    """
 
     unit: int
     number: int
@@ -45,20 +49,24 @@ class Attribution(_Question):
     cut: tuple[int, ...] = ()
     mode: Mode = "scale"
     study: str = ""
+    source: Literal["none", "drawn", "recovered"] = "none"
+    drawn: str = ""
+    run: str = ""
 
 
 def attributions(warm: _Warm, question: Attribution, compute: Compute) -> Iterator[Answer]:
-    """Maps by row (``clean``, ``triggered`` or None) and state; those that need unlearning come last."""
+    """Maps by row (``clean``, ``triggered`` or None, ``marked``) and state; those that need unlearning come last."""
     if question.method not in METHODS:
         raise ValueError(f"expected method to be one of {', '.join(METHODS)}, got {question.method!r}")
     units(warm.suspect.model).layer_of(question.unit)
     cut, study = warm.cut(question.cut), study_of(warm.suspect, question.study) if question.study else None
     if study is None and "recovered" in question.states:
         raise ValueError("expected the RNP study whose masks recover the model, got none")
-    attack = warm.suspect.attack if question.triggered else None
+    guess = guessed(warm, question)
+    attack = guess or (warm.suspect.attack if question.triggered else None)
     clean = warm.picture(question.number)
-    x = clean if attack is None else torch.cat([clean, attack.trigger(clean)])
-    rows = ("clean", "triggered")[: len(x)]
+    x = clean if attack is None else torch.cat([clean, attack.stamped(clean) if guess else attack.trigger(clean)])
+    rows = ("clean", "marked" if guess else "triggered")[: len(x)]
     said = compute.logits(warm.suspect.model, x).argmax(1)
     explained = question.method in ANSWER
     value: dict[str, Any] = {
@@ -66,7 +74,8 @@ def attributions(warm: _Warm, question: Attribution, compute: Compute) -> Iterat
         "title": METHODS[question.method],
         "explained": dict(zip(rows, said.tolist(), strict=True)) if explained else {},
         "clean": {},
-        "triggered": {} if attack is not None else None,
+        "triggered": {} if attack is not None and guess is None else None,
+        **({"marked": {}} if guess else {}),
     }
     wanted = [state for state in ("suspect", "pruned", "unlearned", "recovered") if state in question.states]
     for k, state in enumerate(wanted):
@@ -94,7 +103,8 @@ def attributions(warm: _Warm, question: Attribution, compute: Compute) -> Iterat
 def _partial(value: dict[str, Any], what: str, share: float | None) -> Answer:
     if not value["clean"]:
         return _working(what, share)
-    shown = {row: dict(value[row]) if value[row] is not None else None for row in ("clean", "triggered")}
+    rows = (row for row in ("clean", "triggered", "marked") if value.get(row) is not None)
+    shown: dict[str, Any] = {row: dict(value[row]) for row in rows}
     return Answer({}, "estimate", what, share, {**value, **shown})
 
 
@@ -102,7 +112,8 @@ def _key(question: Attribution, state: State) -> tuple[object, ...]:
     """What a map depends on, and nothing else: whoever changes the cut is not told anew of the suspect."""
     what = {"pruned": (question.cut, question.mode), "suspect": ()}.get(state, question.study)
     unit = None if question.method in WHOLE else question.unit
-    return state, what, unit, question.number, question.method, question.triggered
+    guess = (question.source, question.drawn, question.run)
+    return state, what, unit, question.number, question.method, question.triggered, guess
 
 
 @contextlib.contextmanager

@@ -21,12 +21,13 @@ from engine.detectors.recovery import stored
 from engine.explain.activations import activation_change, mean_outputs, spread
 from engine.explain.attributions import attribution
 from engine.explain.encode import png
+from engine.explain.feature_maps import unit_maps, unit_means
 from engine.explain.methods import METHODS
 from engine.intake import uploads
 from engine.models.masking import Mode, masked
 from engine.models.neurons import units
 from engine.pruning.each import logits_each
-from engine.questions import _exact, _floats, _Question, _Warm, _working
+from engine.questions import _exact, _floats, _Question, _Warm, _working, histogram
 from engine.runs.ask import Answer
 from engine.runs.store import open_run
 
@@ -52,6 +53,10 @@ class Twin(PictureOf):
     pass
 
 
+class MarkedUnit(PictureOf):
+    unit: int
+
+
 class Steps(PictureOf):
     orders: tuple[tuple[int, ...], ...]
     mode: Mode = "scale"
@@ -75,18 +80,25 @@ def _both(warm: _Warm, question: PictureOf) -> tuple[Tensor, Tensor | None, int 
         x = torch.from_numpy(uploads.fitted(question.picture, warm.suspect.data.shape))[None].float() / 255
     else:
         x, truth = warm.picture(question.number), int(warm.test.clean.y[question.number])
-    attack: Attack | None = None
-    if question.source == "drawn" and question.drawn:
-        attack = Picture.build({"picture": question.drawn})
-    elif question.source == "recovered":
-        run = open_run(locate(question.run))
-        if run.manifest.get("inputs", {}).get("suspect") != warm.suspect.hash:
-            raise ValueError(f"expected a trigger that was recovered from this suspect, got that of run {run.id}")
-        attack = stored(run)
-    elif question.source == "own":
-        attack = warm.suspect.attack
+    attack = warm.suspect.attack if question.source == "own" else guessed(warm, question)
     part = "triggered" if question.source == "own" else "marked"
     return x, None if attack is None else attack.stamped(x), truth, part
+
+
+def guessed(warm: _Warm, question: Any) -> Attack | None:
+    """The trigger that was drawn, or recovered from this suspect, as ``source``, ``drawn`` and ``run`` say.
+
+    Raises:
+        ValueError: in one line, for a picture that is none or the run of another suspect.
+    """
+    if question.source == "drawn" and question.drawn:
+        return Picture.build({"picture": question.drawn})
+    if question.source != "recovered":
+        return None
+    run = open_run(locate(question.run))
+    if run.manifest.get("inputs", {}).get("suspect") != warm.suspect.hash:
+        raise ValueError(f"expected a trigger that was recovered from this suspect, got that of run {run.id}")
+    return stored(run)
 
 
 def twin(warm: _Warm, question: Twin, compute: Compute) -> Iterator[Answer]:
@@ -117,6 +129,34 @@ def twin(warm: _Warm, question: Twin, compute: Compute) -> Iterator[Answer]:
             "outputs": [_floats(values[order]) for values in (without, with_it)],
         }
     yield _exact(found)
+
+
+def marked_unit(warm: _Warm, question: MarkedUnit, compute: Compute) -> Iterator[Answer]:
+    """One unit under a trigger that somebody drew or recovered: its map, what is answered, and its outputs.
+
+    The histogram is over the clean defense images without and with that trigger, in common bins.
+    """
+    if question.source == "own":
+        raise ValueError("expected a drawn or recovered trigger, got the suspect's own")
+    units(warm.suspect.model).layer_of(question.unit)
+    x, marked, _, _ = _both(warm, question)
+    attack = guessed(warm, question)
+    if attack is None or marked is None:
+        raise ValueError("expected a trigger that was drawn or recovered, got none")
+    model, unit = warm.suspect.model, question.unit
+    yield _working("the unit's output on the defense images")
+    images = warm.defense.x.float() / 255
+    parts = histogram(
+        unit_means(model, unit, images, compute), unit_means(model, unit, attack.stamped(images), compute)
+    )
+    yield _exact(
+        {
+            "png": png(marked[0]),
+            "p": _floats(compute.logits(model, marked).softmax(1)[0]),
+            "map": _floats(unit_maps(model, unit, marked, compute)[0]),
+            "hist": {"edges": parts["edges"], "clean": parts["clean"], "marked": parts["triggered"]},
+        }
+    )
 
 
 def above(model: nn.Module, spreads: Tensor) -> Tensor:
@@ -193,4 +233,9 @@ def pixels(warm: _Warm, question: Pixels, compute: Compute) -> Iterator[Answer]:
     yield _exact(found)
 
 
-WAYS = {"twin": (Twin, twin), "steps": (Steps, steps), "pixels": (Pixels, pixels)}
+WAYS = {
+    "twin": (Twin, twin),
+    "steps": (Steps, steps),
+    "pixels": (Pixels, pixels),
+    "marked_unit": (MarkedUnit, marked_unit),
+}

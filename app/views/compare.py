@@ -40,6 +40,7 @@ def render() -> None:
     if frame is None:
         return
     st.title("Which defense survives which attack?")
+    panels.lead("Every suspect against every defense that ran, and below, one suspect defense by defense.")
     listed = data.suspects()
     found = compare_data.rows(listed, lambda name: state.revealed(state.load(), name))
     if found.trouble:

@@ -75,7 +75,7 @@ def _hero(frame: panels.Frame, hero: str, shown: list[str]) -> None:
     cut = st.session_state.setdefault("home-cut", False)
     _title(arrays, classes, at, cut, seen, name)
     left, right = st.container(key="hero").columns([2.62, 1], gap="medium")
-    with left:
+    with left, st.container(key="first-pictures"):
         _cards(frame, arrays, classes, at, cut, seen)
     with right:
         st.toggle(

@@ -82,7 +82,8 @@ def _contents(every: dict[str, Lesson], asked: dict[str, Asked], chosen: str | N
     st.download_button(
         "My answers (CSV)", learning.table(every, asked), "unmask-answers.csv", "text/csv", key="download-answers",
         icon=":material/download:", disabled=not learning.given(), on_click="ignore",
-        help="Lesson, question, your answer, whether it was right, and when. They are kept until you close the page.",
+        help="Lesson, question, your answer, whether it was right, and when. The address of the page keeps them "
+        "over a reload; to hand on a lesson, take a link from below.",
     )  # fmt: skip
 
 

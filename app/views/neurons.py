@@ -13,12 +13,11 @@ from collections.abc import Mapping
 import numpy as np
 import streamlit as st
 
-from app import data, linked, neuron_figures, panels, state, what_if
+from app import data, linked, neuron_figures, panels, state, unit_card, what_if
 from app.grid import GridEvent, neuron_grid
 from app.palette import count, number, units
 from app.panels import Frame
 from app.scoring import score_choice, scored
-from app.unit_card import unit_card
 
 
 def render() -> None:
@@ -33,6 +32,8 @@ def render() -> None:
     studies, study = found
     now = data.present(study, state.load().thr, state.load().edited)
     k = _chosen(study)
+    questions = unit_card.ask_ahead(frame, studies, k)
+    linked.settle()
     _controls(studies, study)
     left, right = st.container(key="hero").columns([1.13, 1], gap="small")
     with left:
@@ -41,9 +42,10 @@ def render() -> None:
         linked.two_scores(frame, studies, study)
     with right:
         _scatter(frame, study)
-        unit_card(frame, studies, study, now, k)
+        unit_card.unit_card(frame, studies, study, now, k)
     what_if.answers_of_group(frame, study)
     linked.ranking(studies, study, now, k)
+    linked.follow(frame, questions)
     if st.session_state.pop("grid-let-go", False):
         st.rerun()
 
@@ -130,7 +132,7 @@ def _scatter(frame: Frame, study: data.Study) -> None:
         if frame.seen:
             panels.note("Click a point to see its unit; the lasso in the chart's toolbar takes several.")
         else:
-            st.caption(f":material/lock: The output on triggered pictures is hidden. {panels.WHY_LOCKED}")
+            panels.locked(f"The output on triggered pictures is hidden. {panels.WHY_LOCKED}")
     linked.several(study)
     what_if.of_group(frame, study)
 

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from app import data, own_picture, panels, picture_figures, pictures, state
+from app import any_trigger, data, own_picture, panels, picture_figures, pictures, state
 from app.linked import by_score, rank
-from app.live import live
+from app.live import live, overtaken
 from app.palette import percent, units
 from app.panels import Frame, Picture
+from app.picture_row import row_question, tests_of
 from app.scoring import scored
-from app.unit_card import row_question
 from engine.explain.methods import ANSWER, METHODS, WHOLE
 from engine.runs import ask
 
@@ -43,13 +43,15 @@ def render() -> None:
         return
     _, study = found
     now = data.present(study, state.load().thr, state.load().edited)
-    base, shape = own_picture.section(frame)
-    waits: list[dict[str, Any]] = [] if shape else [row_question(frame, state.load().picture)]
+    row = row_question(frame, min(state.load().picture, tests_of(frame) - 1))
+    waits: list[dict[str, Any]] = [] if panels.answer_to(row, frame.seen).final else [row]
+    base, _ = own_picture.section(frame)
     if "number" in base or base.get("picture"):
         waits += _looked_at(frame, study, now, base)
     else:
         panels.note("Hand in a picture to begin.")
     live(lambda: _waiting(frame, waits), frame, *waits)
+    overtaken(frame, *waits)
 
 
 def _waiting(frame: Frame, waits: Sequence[dict[str, Any]]) -> None:
@@ -67,17 +69,16 @@ def _of(answer: ask.Answer) -> Any:
 
 
 def _looked_at(frame: Frame, study: data.Study, now: data.Present, base: dict[str, Any]) -> list[dict[str, Any]]:
-    """Everything about the chosen picture; the questions that this takes."""
+    """Everything about the chosen picture; the questions whose answers it waits for."""
     question = {"kind": "twin", **base}
     twin = panels.answer_to(question, frame.seen)
     if twin.error:
         panels.failed(question, twin, "again-twin")
         return []
     if twin.value is None:
-        st.container(height=420, border=False)
         return [question]
     marked = _of(twin)
-    waits = [question]
+    waits: list[dict[str, Any]] = []
     cutting = _cutting(frame, study, base, marked) if marked else None
     steps = None if cutting is None else panels.answer_to(cutting, frame.seen)
     step = _step(cutting)
@@ -96,7 +97,6 @@ def _looked_at(frame: Frame, study: data.Study, now: data.Present, base: dict[st
             panels.heading("Draw something on the grid: what changes is listed here.", lines=1)
             panels.note("A bright square in a corner is a good start.")
     if cutting is not None and steps is not None:
-        waits.append(cutting)
         _one_after_the_other(frame, study, cutting, steps, step, base["source"])
     return waits
 
@@ -217,7 +217,7 @@ def _attribution(
         f"Orange pixels speak for {'the answer' if method in ANSWER else name}, blue ones against it; one "
         f"scale for all. The unit is {name}{'' if k is not None else ', which changes most'}."
     )
-    return [question]
+    return [] if answer.final else [question]
 
 
 # --- the units that change most --------------------------------------------------------------------------------------
@@ -309,14 +309,16 @@ def _one_after_the_other(
         )  # fmt: skip
     part = _of(steps)
     if not part or steps.value is None:
-        st.container(height=380, border=False)
+        with st.container(height=380, border=False):
+            live(lambda: _waiting(frame, [cutting]), frame, cutting)
+        overtaken(frame, cutting)
         return
     orders = [
         (name, [data.id_of(study.layers, k) for k in order])
         for name, order in zip(names, cutting["orders"], strict=True)
     ]
     drawn = picture_figures.one_after_the_other(
-        orders, part, frame.suspect.classes, int(steps.value["truth"]), step, own_picture.NAMES[source], frame.theme
+        orders, part, frame.suspect.classes, int(steps.value["truth"]), step, any_trigger.NAMES[source], frame.theme
     )
     panels.chart(drawn, "steps", lines=1)
     alone = steps.value["without"][state_order()]

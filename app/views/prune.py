@@ -58,14 +58,12 @@ def render() -> None:
     left, right = st.container(key="hero").columns([1.28, 1], gap="medium")
     with left:
         _grid(study, now)
+        _edits(study, now)
     with right:
         _curve(frame, study, now)
         _held_out(frame, study, now)
         panels.chart(figures.per_layer(study.layers, now.cut, frame.theme, height=400), "layers")
-    matrices = st.container()
-    _edits(study, now)
-    with matrices:
-        _answers(frame, now)
+    _answers(frame, now)
     follow()
 
 
@@ -367,41 +365,36 @@ def _edits(study: data.Study, now: data.Present) -> None:
         state.recut(state.load().thr, {**state.load().edited, unit: kind})
 
     with st.container(border=True, key="by-hand"):
-        left, right = st.columns([1.6, 1], gap="large")
-        with left:
-            panels.heading("Cut or spare single units by hand", lines=1)
-            with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
-                st.text_input(
-                    "Unit",
-                    key="edit-unit",
-                    placeholder=f"{study.layers[-1]['name']}:87",
-                    help="An id such as the grid shows, a short form such as l4.1 87, or a number.",
-                    width=240,
-                )
-                st.button(
-                    "Show it", key="edit-show", icon=":material/search:", help="Selects it in the grid.",
-                    on_click=edit, args=("show",),
-                )  # fmt: skip
-                st.button("Spare it", key="edit-spare", icon=":material/shield:", on_click=edit, args=("spare",))
-                st.button("Cut it", key="edit-cut", icon=":material/content_cut:", on_click=edit, args=("cut",))
-            if error := store.pop("edit-error", None):
-                panels.refuse(ValueError(error), "Hover over the grid to read ids.")
-            if not now.edits:
-                panels.note("No unit is edited by hand: the threshold alone decides.")
-            else:
-                _edit_chips(now)
-        with right:
-            st.segmented_control(
-                "How a unit is cut",
-                list(_MODES),
-                format_func=_MODES.__getitem__,
-                key=state.shows("mode-choice", state.load().mode),
-                required=True,
-                on_change=lambda: state.change(mode=state.shown("mode-choice")),
+        panels.heading("Cut or spare single units by hand", lines=1)
+        with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
+            st.text_input(
+                "Unit",
+                key="edit-unit",
+                placeholder=f"{study.layers[-1]['name']}:87",
+                help="An id such as the grid shows, a short form such as l4.1 87, or a number.",
+                width=240,
             )
-            panels.note(
-                "Scale zeroes the normalisation weight and keeps the bias, as RNP does; silence zeroes the output."
-            )
+            st.button(
+                "Show it", key="edit-show", icon=":material/search:", help="Selects it in the grid.",
+                on_click=edit, args=("show",),
+            )  # fmt: skip
+            st.button("Spare it", key="edit-spare", icon=":material/shield:", on_click=edit, args=("spare",))
+            st.button("Cut it", key="edit-cut", icon=":material/content_cut:", on_click=edit, args=("cut",))
+        if error := store.pop("edit-error", None):
+            panels.refuse(ValueError(error), "Hover over the grid to read ids.")
+        if not now.edits:
+            panels.note("No unit is edited by hand: the threshold alone decides.")
+        else:
+            _edit_chips(now)
+        st.segmented_control(
+            "How a unit is cut",
+            list(_MODES),
+            format_func=_MODES.__getitem__,
+            key=state.shows("mode-choice", state.load().mode),
+            required=True,
+            on_change=lambda: state.change(mode=state.shown("mode-choice")),
+        )
+        panels.note("Scale zeroes the normalisation weight and keeps the bias, as RNP does; silence zeroes the output.")
 
 
 def _edit_chips(now: data.Present) -> None:

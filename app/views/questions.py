@@ -17,6 +17,7 @@ def render() -> None:
     if frame is None:
         return
     st.title("What is still open?")
+    panels.lead("Questions of the field, what Unmask measured for each, and the command that measures it again.")
     address = state.load()
     found = question_data.read(
         data.suspects(), lambda name: state.revealed(state.load(), name), state.role(address) == "oracle"
@@ -57,7 +58,8 @@ def render() -> None:
     panels.over("Measure it again")
     lines = [f"python -m tests.benchmarks.questions {name}", *(f"# trains first: {command}" for command in trained)]
     st.code("\n".join(lines), None)
-    panels.note("What is measured stays; --again measures anew. The table above has the command of each variant.")
+    table = " The table above has the command of each variant." if done else ""
+    panels.note(f"What is measured stays; --again measures anew.{table}")
 
 
 render()

@@ -382,6 +382,10 @@ def about_unit(question: dict[str, Any], sheet: str, stamped: bool, loud: float)
         hist = {"edges": [0.0, 0.25, 0.5], "clean": [400, 100], "unlearned": [100, 400]}
         p = (np.eye(10)[4] * 0.9).tolist()
         return {"map": np.eye(4).tolist(), "hist": hist, "p": p, "acc": 0.18, "passes": 11}
+    if question["kind"] == "marked_unit":
+        hist = {"edges": [0.0, 0.25, 0.5], "clean": [400, 100], "marked": [50, 450]}
+        p = (np.eye(10)[1] * 0.87).tolist()
+        return {"map": np.eye(4).tolist(), "hist": hist, "p": p, "png": sheet}
     if question["kind"] == "attribution":
 
         def row(pixels: np.ndarray, p: np.ndarray) -> dict[str, Any]:
@@ -391,6 +395,8 @@ def about_unit(question: dict[str, Any], sheet: str, stamped: bool, loud: float)
         with_trigger = stamped and question["triggered"]
         explained = {"clean": 3, "triggered": 8} if with_trigger else {"clean": 3}
         found = {"clean": row(np.eye(28), np.eye(10)[3] * 0.9), "triggered": triggered if with_trigger else None}
+        if question.get("source", "none") != "none":
+            found["marked"] = row(np.eye(28) / 2, np.eye(10)[1] * 0.87)
         if {"unlearned", "recovered"} & set(question["states"]):
             found |= {"acc": 0.18, "passes": 11}
         return {"method": question["method"], "title": "Way", "explained": explained, **found}

@@ -199,6 +199,10 @@ def test_a_whole_lesson(app: str, new_page: NewPage, tmp_path: Path) -> None:
     expect(page.locator(".um-takeaway")).to_be_visible()
     expect(page.get_by_text("1 of 7 lessons done")).to_be_visible()
     settle(page)
+    page.reload()
+    expect(page.get_by_text("1 of 7 lessons done")).to_be_visible()
+    expect(page.get_by_text("Your answer: Accuracy does not tell.")).to_be_visible()
+    settle(page)
     with page.expect_download() as download:
         page.get_by_role("button", name="My answers (CSV)").click()
     download.value.save_as(tmp_path / "answers.csv")

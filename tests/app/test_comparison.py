@@ -296,6 +296,15 @@ def test_curves_of_scores_say_which_needs_the_fewest_cuts() -> None:
     assert two.figure["layout"]["yaxis2"]["matches"] == "y"
 
 
+def test_names_of_curves_that_are_one_stand_above_each_other() -> None:
+    same = [score_figures.Curve(name, points(4)) for name in ("Gradient", "TAC", "Random")]
+    chart = score_figures.score_curves([score_figures.Curves("BadNets", same)], "asr", LIGHT)
+    places = [(note["x"], note["y"]) for note in chart.figure["layout"]["annotations"]]
+    reach = chart.figure["layout"]["xaxis"]["range"][1]
+    for k, (x, y) in enumerate(places):
+        assert all(abs(x - a) > 0.05 * reach or abs(y - b) > 0.06 for a, b in places[:k])
+
+
 def test_curves_of_a_defender_say_nothing_of_the_trigger() -> None:
     lines = [score_figures.Curve("RNP", points(20, asr=None, ra=None), first=True)]
     told = valid(score_figures.score_curves([score_figures.Curves("BadNets", lines)], "acc", LIGHT))

@@ -91,7 +91,8 @@ def test_a_whole_lesson(files: list[str]) -> None:
     assert row["right"] == "no"
     assert datetime.fromisoformat(row["time"]).tzinfo is not None
     at.button(key="next-lesson").click().run()
-    assert dict(at.query_params) == {"run": "demo:adaptive_blend", "role": "oracle", "lesson": "poison"}
+    lesson = {"run": "demo:adaptive_blend", "role": "oracle", "lesson": "poison"}
+    assert {key: value for key, value in at.query_params.items() if key != "answers"} == lesson
     at.number_input(key="answer poison").set_value(30.0).run()
     at.button(key="give poison").click().run()
     at.button(key="show").click().run()
@@ -108,6 +109,44 @@ def test_questions_are_judged_at_once(files: list[str]) -> None:
     predict(at, "questions/asr", 0)
     assert [(row["lesson"], row["right"]) for row in rows(files)] == [("questions", "yes"), ("questions", "no")]
     assert "2 of" in at.button(key="open questions").label
+
+
+def test_answers_are_there_again_after_a_reload(files: list[str]) -> None:
+    at = learn(lesson="stamp", run="demo:badnets", role="oracle")
+    assert "answers" not in at.query_params
+    predict(at, "stamp", 0)
+    at.button(key="show").click().run()
+    at.button(key="next-lesson").click().run()
+    at.number_input(key="answer poison").set_value(12.5).run()
+    at.button(key="give poison").click().run()
+    at.button(key="open questions").click().run()
+    predict(at, "questions/asr", 1)
+    before, address = rows(files), dict(at.query_params)
+    # Another session, as after a reload: the same table, and what was predicted stays predicted.
+    again = learn(**address)
+    assert rows(files) == before
+    assert [row["answer"] for row in before][1] == "12.5 %"
+    assert again.query_params["answers"] == address["answers"]
+    again.button(key="open stamp").click().run()
+    assert "give stamp" not in keys(again)
+    assert any("um-takeaway" in line.value for line in again.html)
+
+
+def test_pages_without_a_lesson_do_not_carry_the_answers() -> None:
+    at = learn(lesson="stamp", run="demo:badnets", role="oracle")
+    predict(at, "stamp", 0)
+    at.switch_page("views/prune.py").run()
+    assert "answers" in at.query_params
+    at.button(key="lesson-leave").click().run()
+    assert "answers" not in at.query_params
+
+
+@pytest.mark.parametrize(
+    "words", ["stamp", "stamp:9:0", "stamp:-1:0", "nothing:1:0", "poison:nan:0", "poison:101:0", "stamp:1:!!", ",:,",
+              "stamp:1:zzzzzzzzzzzzz", "q.stamp:1:0"],
+)  # fmt: skip
+def test_answers_that_nobody_can_have_given_are_passed_over(words: str) -> None:
+    assert learning.unpacked(words) == ({}, set())
 
 
 def test_a_lesson_as_a_defender_shows_nothing_of_the_trigger_before_the_commitment(

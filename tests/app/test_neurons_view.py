@@ -83,7 +83,7 @@ def test_two_scores_keep_units_apart_that_only_one_of_them_knows() -> None:
     assert apart["y"][0] == pytest.approx(float(second[0]), abs=1e-4)
     assert apart["y"][2] < float(np.nanmin(second))
     assert len(group["x"]) == 2, "the unit without either score has no place"
-    assert ring["customdata"] == ["bn1:0"]
+    assert set(ring["customdata"]) == {"bn1:0"}
     assert [note["text"] for note in chart.figure["layout"]["annotations"]] == ["no RNP", "no TAC"]
     assert "4 units have only one of the two scores" in chart.alt
     assert chart.table["RNP"][0] is None
@@ -287,6 +287,38 @@ def test_every_picture_is_described_by_its_data(open_page: Open, run: str, role:
     assert len([b for b in at.get("popover") if "View as table" in str(b.proto)]) >= len(charts)
 
 
+@pytest.mark.parametrize(("run", "role"), [("demo:clean", "oracle"), ("demo:badnets", "defender")])
+def test_who_knows_no_trigger_can_put_a_drawn_one_beside_the_clean_picture(
+    open_page: Open, worker: Worker, run: str, role: str
+) -> None:
+    at = open_page(run=run, role=role, neuron="layer4.1.bn2:9")
+    assert "Unlearned" in words(at)
+    at.segmented_control(key="beside").set_value("drawn").run()
+    assert "Nothing is drawn yet, so the unlearned model is shown." in words(at)
+    at.session_state["picture-drawings"] = {run: png(5)}
+    at.run()
+    at.selectbox(key="method").set_value("layer_gradcam").run()
+    text = words(at)
+    assert not at.exception
+    assert 'class="um-blank"' not in text
+    assert "Mean output 0.175 on clean pictures, 0.350 with your trigger." in text
+    assert "not the suspect's own" in text.replace("&#x27;", "'")
+    alts = re.findall(r'<img[^>]*alt="([^"]*)"', text)
+    assert any("Feature map of layer4.1.bn2:9 on the picture with your trigger, 4 by 4" in alt for alt in alts)
+    assert any("marked picture, answered" in alt for alt in alts)
+    newest = {q["kind"]: q for q in worker}
+    assert newest["marked_unit"]["drawn"] == newest["attribution"]["drawn"] == png(5)
+    assert all(q["triggered"] is False for q in worker if q["kind"] in ("unit", "attribution") and role == "defender")
+    assert role == "oracle" or not [secret for secret in SECRET if secret in delivered(at)]
+    at.segmented_control(key="beside").set_value("unlearned").run()
+    assert "unlearned model" in words(at)
+
+
+def test_a_known_trigger_needs_no_guess(open_page: Open) -> None:
+    at = open_page(role="oracle")
+    assert not [c for c in at.segmented_control if c.key == "beside"]
+
+
 def test_the_card_knows_every_score_and_whether_the_cut_takes_the_unit(open_page: Open) -> None:
     at = open_page(role="oracle")
     text = words(at)
@@ -454,6 +486,32 @@ def test_a_selection_made_in_the_scatter_is_ringed_once_the_chart_is_another_one
     assert rings()
 
 
+def test_the_plots_and_the_table_follow_once_the_hand_rests(open_page: Open) -> None:
+    at = open_page(role="oracle", neuron="bn1:0")
+
+    def shown() -> tuple[bool, bool, str]:
+        """What the two plots and the table are about, and the card's unit."""
+        plots = [n.proto for n in at._tree if n.type == "plotly_chart" and '"bn1:0"' in n.proto.spec]
+        ringed = ['"customdata":["bn1:0","bn1:0"]' in proto.spec for proto in plots]
+        assert len(ringed) == 2
+        assert len(set(ringed)) == 1
+        html = [h.proto.body for h in at.get("html")]
+        heading, head = (next(body for body in html if part in body) for part in ("is number", "um-unithead"))
+        return ringed[0], "bn1:0 " in heading, head
+
+    at.session_state["origin"] = "find"
+    at.session_state["address"] = unit_card.state.replace(at.session_state["address"], neuron="bn1:9")
+    at.run()
+    ringed, tabled, card = shown()
+    assert "bn1:9" in card
+    assert ringed
+    assert tabled
+    # What the browser does when nobody chooses anything for a while.
+    at.session_state["rested"] = (at.session_state["address"].run, "bn1:9", ())
+    at.run()
+    assert shown()[:2] == (False, False)
+
+
 def test_an_error_of_the_worker_is_a_line_with_a_way_on(open_page: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     def poll(_session: str, kind: str) -> ask.Answer:
         question = {"kind": kind, "suspect": "demo:badnets", "cut": [], "mode": "scale"}
@@ -532,6 +590,16 @@ def test_grid_scatter_table_and_card_select_for_each_other(
     page.wait_for_timeout(800)
     until(page, "layer2.0.bn1:20")
 
+    def ringed(unit: str) -> None:
+        """Wait for the plots, which follow once the hand rests."""
+        page.wait_for_function(
+            "unit => document.querySelector('.st-key-scatter .js-plotly-plot')?.data?.at(-1).customdata?.[0] === unit",
+            arg=unit,
+            timeout=15_000,
+        )
+        settle(page)
+
+    ringed("layer2.0.bn1:20")
     # The unit that stands out most in the scatter plot, so that nothing covers it.
     where = (
         "([plot, wanted]) => { const l = plot._fullLayout, t = plot.data.find(t => t.customdata && t.x.length > 1);"
@@ -557,9 +625,10 @@ def test_grid_scatter_table_and_card_select_for_each_other(
     page.get_by_label("Find a unit").fill("layer3.0.bn2:4")
     page.keyboard.press("Enter")
     until(page, "layer3.0.bn2:4")
-    ringed = plot.evaluate("plot => plot.data.at(-1).customdata[0]")
-    assert ringed == "layer3.0.bn2:4"
+    ringed("layer3.0.bn2:4")
 
+    expect(page.get_by_text(re.compile("layer3.0.bn2:4 (is number|has no score)"))).to_be_visible(timeout=15_000)
+    settle(page)
     # The table shows it first; a row below selects its own unit, and the table stays as it was sorted.
     table = page.get_by_test_id("stDataFrame").last
     table.scroll_into_view_if_needed()
@@ -583,6 +652,9 @@ def test_a_box_in_the_grid_is_a_group_in_the_other_panels(url: str, new_page: Ca
         page.keyboard.press("Shift+ArrowRight")
     expect(page.get_by_text("4 units chosen together")).to_be_visible(timeout=15_000)
     settle(page)
-    rings = "plot => plot.data.filter(t => t.marker && t.marker.size === 10).map(t => t.x.length)"
+    rings = (
+        "chart => document.querySelector(`.st-key-${chart} .js-plotly-plot`)?.data?."
+        "find(t => t.marker && t.marker.size === 10)?.x.length === 4"
+    )
     for chart in ("scatter", "scores"):
-        assert page.locator(f".st-key-{chart} .js-plotly-plot").evaluate(rings) == [4]
+        page.wait_for_function(rings, arg=chart, timeout=15_000)

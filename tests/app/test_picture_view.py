@@ -284,3 +284,23 @@ def test_progress_is_shown_until_the_first_answer(asked: Asked, monkeypatch: pyt
     at = open_page(role="oracle")
     assert [bar.value for bar in at.progress] == [42]
     assert not at.exception
+
+
+def test_an_answer_that_overtakes_the_page_is_shown(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker is quick: at the first look it works, at the next one it is done, before the page is whole."""
+    looked: dict[str, int] = {}
+
+    def poll(_session: str, kind: str) -> ask.Answer | None:
+        newest = next((q for q in reversed(asked) if q["kind"] == kind), None)
+        if newest is None:
+            return None
+        looked[repr(newest)] = looked.get(repr(newest), 0) + 1
+        if looked[repr(newest)] < 4:
+            return ask.Answer(newest, "working", "asking", 0.42)
+        return ask.Answer(newest, "exact", value=answer(newest))
+
+    monkeypatch.setattr(ask, "poll", poll)
+    at = open_page(role="oracle")
+    assert not at.exception
+    assert not at.progress
+    assert "Cut one after the other until" in words(at)

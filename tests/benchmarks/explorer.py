@@ -30,7 +30,9 @@ from engine.runs import ask
 from tests.app.browser import chromium, opener, server, settle
 from tests.benchmarks.load import DEMO, say, scores, spread
 
-PAGES = ("", "learn", "open", "attack", "prune", "neurons", "compare", "questions", "runs")
+PAGES = (
+    "", "learn", "open", "attack", "prune", "neurons", "layers", "picture", "compare", "questions", "runs",
+)  # fmt: skip
 MOST = 1_000_000
 #: Until a page has not changed for so long, it may still be about to.
 QUIET = 800

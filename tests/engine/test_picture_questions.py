@@ -115,6 +115,27 @@ def test_a_picture_alone_and_a_suspect_without_a_trigger(planted: Planted, compu
         assert value(asker, kind="pixels", number=3, unit=0, method="layer_gradcam", **more)["marked"] is None
 
 
+def test_a_unit_under_a_drawing_of_the_planted_trigger_is_what_the_planted_trigger_does(
+    asker: Questions, planted: Planted
+) -> None:
+    unit = planted.unit
+    drawn = value(asker, kind="marked_unit", number=3, unit=unit, source="drawn", drawn=drawing(planted))
+    own = value(asker, kind="unit", number=3, unit=unit)
+    assert drawn["map"] == pytest.approx(np.array(own["map_triggered"]), abs=1e-3)
+    assert sum(drawn["hist"]["marked"]) == sum(drawn["hist"]["clean"])
+    middles = np.convolve(drawn["hist"]["edges"], [0.5, 0.5], "valid")
+    assert middles @ drawn["hist"]["marked"] > middles @ drawn["hist"]["clean"], "the planted unit answers the trigger"
+    told = {"kind": "attribution", "number": 3, "unit": unit, "method": "layer_gradcam"}
+    known = value(asker, **told)
+    guess = value(asker, **told, triggered=False, source="drawn", drawn=drawing(planted))
+    assert guess["triggered"] is None
+    assert guess["clean"] == known["clean"]
+    assert np.allclose(guess["marked"]["suspect"]["pixels"], known["triggered"]["suspect"]["pixels"], atol=1e-3)
+    for source in ("own", "none"):
+        with pytest.raises(ValueError, match="drawn or recovered"):
+            states(asker, kind="marked_unit", number=3, unit=unit, source=source)
+
+
 def test_a_picture_of_ones_own_has_no_true_class(asker: Questions, planted: Planted) -> None:
     file = io.BytesIO()
     Image.fromarray(planted.data.test.x[6, 0].numpy()).save(file, "PNG")
