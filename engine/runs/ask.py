@@ -58,9 +58,6 @@ PATIENCE = 30.0
 #: Exit code of a worker that found another one in its place.
 OTHER = 3
 SERVER = "server.json"
-#: Threads that wait for each other sleep: the browser that shows the answer needs the cores, too, and where a third
-#: process has one of them, threads that spin take many times as long for everything.
-_POLITE = {"OMP_WAIT_POLICY": "PASSIVE"}
 _TIMEOUT = 5.0
 _REMEMBERED = 1024
 
@@ -197,9 +194,7 @@ def _start() -> str | None:
             process.stop(child.pid, force=True)
             said = process.last_line(folder / "log.txt")
             return f"the worker could not start: {said or 'it said nothing'}"
-    polite = {name: os.environ.get(name, value) for name, value in _POLITE.items()}
-    child = process.spawn(["engine.runs.ask_server"], folder / "log.txt", polite)
-    _starting[str(folder)] = (child, time.monotonic())
+    _starting[str(folder)] = (process.spawn(["engine.runs.ask_server"], folder / "log.txt"), time.monotonic())
     return None
 
 

@@ -488,25 +488,6 @@ def test_two_suspects_are_kept(planted: Planted, compute: Compute, tmp_path: Pat
 # --- the process ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("chosen", "given"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_threads_of_the_worker_sleep_while_they_wait_unless_somebody_chose_otherwise(
-    chosen: str | None, given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("UNMASK_HOME", str(tmp_path))
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    if chosen is not None:
-        monkeypatch.setenv("OMP_WAIT_POLICY", chosen)
-    started = []
-
-    def spawn(_module: list[str], _log: Path, more: dict[str, str]) -> SimpleNamespace:
-        started.append(more)
-        return SimpleNamespace(pid=0)
-
-    monkeypatch.setattr(client.process, "spawn", spawn)
-    ask({"kind": "check", "suspect": "demo:badnets", "cut": []}, "s")
-    assert started == [{"OMP_WAIT_POLICY": given}]
-
-
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("UNMASK_HOME", str(tmp_path / "home"))
@@ -687,7 +668,7 @@ def test_a_worker_of_an_older_program_is_replaced(home: Path, monkeypatch: pytes
 
 def test_a_worker_that_cannot_start_is_an_answer(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spawn = client.process.spawn
-    monkeypatch.setattr(client.process, "spawn", lambda _module, log, _more: spawn(["engine.no_such_module"], log))
+    monkeypatch.setattr(client.process, "spawn", lambda _module, log: spawn(["engine.no_such_module"], log))
     ask({"kind": "activations", "suspect": "x"}, "me")
     answer = wait("me", "activations")
     assert answer.state == "error"

@@ -63,3 +63,20 @@ def test_without_proc_a_process_is_known_by_its_number(monkeypatch: pytest.Monke
     assert process.began(child.pid) == ""
     child.wait()
     assert process.began(child.pid) is None
+
+
+@pytest.mark.parametrize(
+    ("chosen", "given"),
+    [({}, "4000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+)
+def test_threads_of_what_is_started_spin_shortly_unless_somebody_chose_otherwise(
+    chosen: dict[str, str], given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "says.py").write_text("import os\nprint(os.environ.get('GOMP_SPINCOUNT'))\n")
+    child = process.spawn(["says"], tmp_path / "log.txt", {"PYTHONPATH": str(tmp_path)})
+    assert child.wait(30) == 0
+    assert (tmp_path / "log.txt").read_text().strip() == given
