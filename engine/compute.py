@@ -20,7 +20,7 @@ from engine import torchvision_compat as _compat  # noqa: F401  (must come befor
 from engine.models.fused import Stage, fused_stages, stages, through
 from engine.runs.checkpoints import Keep
 
-BATCH = 125
+BATCH = 100
 
 
 def _cpu_has_bf16() -> bool:

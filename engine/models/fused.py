@@ -116,6 +116,10 @@ def _fused(stage: Stage, dtype: torch.dtype) -> Stage:
     except (fx.proxy.TraceError, TypeError, ValueError, AttributeError):
         return stage
     graph, called = read.graph, dict(read.named_modules())
+    for node in list(graph.nodes):
+        if _module(node, called, nn.Identity):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
     order = {node: k for k, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
         conv = _module(node, called, nn.Conv2d)
