@@ -23,6 +23,8 @@ from engine.models.base import Classifier
 
 Stage = Callable[[Tensor], Tensor]
 
+#: Shapes of input for which a convolution's weights are kept ready: whole batches, and the last ones of some sets.
+SHAPES = 3
 _known: WeakKeyDictionary[nn.Module, dict[torch.dtype, list[Stage]]] = WeakKeyDictionary()
 _tracing = threading.Lock()  # torch.fx changes nn.Module for as long as it reads
 
@@ -71,14 +73,16 @@ class _Convolution(nn.Module):
     def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, relu: bool, dtype: torch.dtype) -> None:
         super().__init__()
         self._conv, self._norm, self._relu, self._dtype = [conv], [norm], relu, dtype  # lists: not submodules
-        self._of: list[tuple[int, int]] = []
+        self._of: list[tuple[int, object]] = []
         self._weight = self._bias = torch.empty(0)
+        self._packed: dict[torch.Size, Tensor] = {}  # the weights as oneDNN wants them, by the shape of the input
 
     def _refold(self) -> None:
         conv, norm = self._conv[0], self._norm[0]
         parts = [conv.weight, conv.bias]
         parts += [norm.weight, norm.bias, norm.running_mean, norm.running_var] if norm else []
-        now = [(part.data_ptr(), part._version) for part in parts if part is not None]
+        # Tensors of inference mode count no versions: what is made of them is made anew each time.
+        now = [(p.data_ptr(), object() if p.is_inference() else p._version) for p in parts if p is not None]
         if now == self._of:
             return
         weight = conv.weight.detach().float()
@@ -89,21 +93,26 @@ class _Convolution(nn.Module):
             weight = weight * scale.view(-1, 1, 1, 1)
             bias = (bias - norm.running_mean) * scale + norm.bias.detach().float()
         self._weight = weight.to(self._dtype).contiguous(memory_format=torch.channels_last)
-        self._bias, self._of = bias.to(self._dtype), now
+        self._bias, self._of, self._packed = bias.to(self._dtype), now, {}
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         self._refold()
         conv = self._conv[0]
         x = x.to(self._dtype)
         where = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
-        act = "relu" if self._relu else None
+        if x.shape not in self._packed:
+            if len(self._packed) >= SHAPES:
+                self._packed = {}
+            pack = torch.ops.mkldnn._reorder_convolution_weight
+            self._packed[x.shape] = pack(self._weight, *where, list(x.shape))
+        weight, act = self._packed[x.shape], "relu" if self._relu else None
         if other is None:
             found: Tensor = torch.ops.mkldnn._convolution_pointwise(
-                x, self._weight, self._bias, *where, act or "none", [], ""
+                x, weight, self._bias, *where, act or "none", [], ""
             )
             return found
         summed: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
-            x, other.to(self._dtype), self._weight, self._bias, *where, "add", None, act, [], ""
+            x, other.to(self._dtype), weight, self._bias, *where, "add", None, act, [], ""
         )
         return summed
 

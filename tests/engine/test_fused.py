@@ -65,6 +65,22 @@ def test_it_follows_a_cut_and_a_change_of_weights(name: str, mode: Mode) -> None
         assert close(fast(model, x), model(x))
 
 
+def test_weights_of_inference_mode_are_followed_too() -> None:
+    with torch.inference_mode():
+        model, x = network("resnet18")
+        before = fast(model, x)
+        model.net.bn1.weight.mul_(0.5)  # type: ignore[union-attr, operator]
+        assert not close(fast(model, x), before)
+        assert close(fast(model, x), model(x))
+
+
+def test_any_number_of_images_is_answered() -> None:
+    model, x = network("resnet18")
+    whole = fast(model, x)
+    for n in (1, 2, 3, 4, 5, 1):
+        assert close(fast(model, x[:n]), whole[:n])
+
+
 def test_a_copy_has_weights_of_its_own() -> None:
     model, x = network("resnet18")
     before = fast(model, x)
