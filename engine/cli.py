@@ -547,7 +547,7 @@ def parser() -> _Parser:
     command("reindex", _reindex, "make the queue and the index anew from the run folders")
 
     bench = command("bench", _bench, "measure the engine's speed against the plain way, side by side")
-    bench.add_argument("name", metavar="NAME", help="train")
+    bench.add_argument("name", metavar="NAME", help="train or whatif")
     bench.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     bench.add_argument("--threads", type=int, help="processor threads (default: one per core)")
 

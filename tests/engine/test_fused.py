@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from engine import bench
 from engine.compute import Compute
 from engine.models import MODELS, build
 from engine.models.base import Classifier
@@ -114,3 +115,12 @@ def test_the_exact_way_is_plain_and_the_fast_one_agrees() -> None:
     assert exact.stages(model) == stages(model) != quick.stages(model)
     wanted = exact.logits(model, x)
     assert (quick.logits(model, x) - wanted).abs().max() <= 0.05 * wanted.abs().max()
+
+
+def test_the_benchmark_compares_the_same_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "TURNS", 1)
+    found = bench.bench_whatif(Compute("cpu"), n=60)
+    assert {"seconds", "reference_seconds", "speedup", "max_abs_diff"} <= found.keys()
+    assert found["images"] == 60
+    assert 0 <= found["max_abs_diff"] < 0.1
+    assert found["answers_differ"] <= 2 / 60
