@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine import cli
 from engine.attacks import ATTACKS
 from engine.data import load
+from engine.demos import open_suspect
 from tests.benchmarks import attacks
 from tests.benchmarks.attacks import HOME, Key
 from tests.benchmarks.grounds import Ground, digest, prepared
@@ -96,3 +98,13 @@ def test_a_row_on_other_data_is_made_beside_its_own_twin(
     assert "noise blend" in capsys.readouterr().out
     assert "| Noise, CNN | Blend | " in attacks.markdown_elsewhere(attacks.read())
     assert "Noise" not in attacks.markdown(attacks.read())
+
+
+def test_the_shipped_models_train_as_long_as_their_attack_needs() -> None:
+    for name in attacks.TWELVE:
+        words = ["attack", "--data", HOME, "--model", "resnet18", "--preset", "demo", "--attack", name]
+        spec = cli.attack_run(cli.parser().parse_args(words))
+        assert spec.training.epochs == (ATTACKS[name].presets["small"].epochs or 3)
+        shipped = open_suspect(f"demo:{name}").spec
+        asked = spec.model_dump(mode="json")
+        assert {k: asked[k] for k in ("attack", "training")} == {k: shipped[k] for k in ("attack", "training")}
