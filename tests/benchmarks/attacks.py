@@ -85,8 +85,8 @@ GROUNDS = {
         side=96,
     ),
     "cifar10": Ground(
-        "CIFAR-10, ResNet-18 of width 32, 6 epochs: what one processor core trains in a quarter of an hour, some points "
-        "below the usual 93 % of width 64 and 100 epochs or more",
+        "CIFAR-10, ResNet-18 of width 32, 6 epochs: what one processor core trains in a quarter of an hour, some "
+        "points below the usual 93 % of width 64 and 100 epochs or more",
         ("resnet18", "model.width=32", "training.epochs=6", "training.augment=true"),
         ("badnets", "blend", *(name for name in EVERY if name not in ("badnets", "blend"))),
         lacking="needs a GPU: on one core each takes a quarter of an hour to several hours",
