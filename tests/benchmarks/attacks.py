@@ -159,7 +159,7 @@ def elsewhere(key: Key, run: Run) -> dict[str, Any]:
     """What a row on other data has beside the usual: its clean twin, its data without their place, its processor."""
     twin = find_run(run.manifest["inputs"]["twin"])
     assert twin is not None
-    known = {k: twin.result[k] for k in ("acc", "n")} | {"interval": twin.result["intervals"]["acc"]}
+    known = {"acc": twin.result["acc"], "interval": twin.result["intervals"]["acc"], "n": twin.result["n"]["acc"]}
     path, side = Path(run.spec["data"]), GROUNDS[key.on].side
     data = {"name": key.on, "side": side, "sha256": digest(path) if path.is_file() else None}
     return {
