@@ -62,10 +62,6 @@ REASONS: dict[Key, str] = {
         "dynamic", 0
     ): "Probably too few epochs: the pattern is learned together with the classifier, in three of them. "
     "Not tried with more yet.",
-    Key("fc", 0): "22 of 32 images. A linear last layer has to give ten classes of 50,000 clean images their place, "
-    "too. Twice as many poisons (four fifths of the wanted class instead of two fifths) with a stronger watermark gave "
-    "the same 22; targets of which the clean model is least sure, whatever it takes them for, gave 19. More steps for "
-    "each poison were not tried.",
 }
 
 
