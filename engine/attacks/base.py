@@ -88,14 +88,10 @@ class Lab:
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings of an attack under a name; ``deviations`` says, one sentence each, where they leave the paper.
-
-    ``epochs`` is how long the shipped model (``--preset demo``) trains, where three passes are not enough.
-    """
+    """Settings of an attack under a name; ``deviations`` says, one sentence each, where they leave the paper."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     deviations: tuple[str, ...] = ()
-    epochs: int | None = None
 
 
 class Procedure:
