@@ -9,8 +9,9 @@ import torch
 
 from engine.attacks import Lab
 from engine.attacks.base import POISONED
-from engine.attacks.fc import FeatureCollision, Transfer
+from engine.attacks.fc import FeatureCollision, shared_out
 from engine.attacks.learning import features
+from engine.attacks.transfer import Transfer
 from engine.cli import main
 from engine.compute import Compute, generator
 from engine.data.base import DataSet
@@ -60,6 +61,28 @@ def test_poisons_lie_near_their_targets_and_look_like_their_bases(lab: Lab, tiny
     # A heavier weight on the likeness keeps them nearer to their bases.
     alike = attack.model_copy(update={"similarity": 50.0})._collide(lab, base, goal)
     assert (alike - base).square().mean() < (made - base).square().mean()
+
+
+def test_bases_are_shared_out_to_the_targets_that_they_lie_closest_to(lab: Lab, tiny_data: DataSet) -> None:
+    distances = torch.tensor([[1.0, 9.0], [2.0, 3.0], [3.0, 1.0], [4.0, 2.0], [0.0, 0.5]])
+    # In turn: row 4, row 2, row 0, row 3, row 1.
+    assert shared_out(distances).tolist() == [0, 0, 1, 1, 0]
+    attack = FeatureCollision(target=3, iterations=1, bases="nearest").bound(4)
+    attack = attack.bound(4, attack.prepare(lab))
+    places = (tiny_data.train.y == 3).nonzero()[:64, 0]
+    base, y = tiny_data.train.x[places].float() / 255, tiny_data.train.y[places]
+    goal = TestSet.of(tiny_data.test, attack).triggered
+    assert lab.clean is not None
+    assert goal is not None
+    with torch.no_grad():
+        before, there = (features(lab.clean, x)[0] for x in (base, goal))
+    whose = shared_out(torch.cdist(before, there))
+    assert whose.bincount().tolist() == [2] * 32
+    assert (before - there[whose]).norm(dim=1).mean() < (before - there[torch.arange(64) % 32]).norm(dim=1).mean()
+    made = attack.craft(base, y, POISONED, generator(0, "poison"), lab)
+    assert torch.equal(made, attack._collide(lab, base, goal[whose]))
+    # What was recorded before there was a choice is still the same attack.
+    assert "bases" not in FeatureCollision().model_dump(mode="json")
 
 
 def test_the_victim_keeps_the_clean_features_and_trains_a_new_last_layer(lab: Lab, clean_tiny: Classifier) -> None:
