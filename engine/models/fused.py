@@ -25,7 +25,8 @@ Stage = Callable[[Tensor], Tensor]
 
 #: Shapes of input for which a convolution's weights are kept ready: whole batches, and the last ones of some sets.
 SHAPES = 3
-_known: WeakKeyDictionary[nn.Module, dict[torch.dtype, list[Stage]]] = WeakKeyDictionary()
+#: By network: the modules that it had when it was read, and its stages by precision.
+_known: WeakKeyDictionary[nn.Module, tuple[list[nn.Module], dict[torch.dtype, list[Stage]]]] = WeakKeyDictionary()
 _tracing = threading.Lock()  # torch.fx changes nn.Module for as long as it reads
 
 
@@ -41,13 +42,18 @@ def stages(model: nn.Module) -> list[Stage]:
 def fused_stages(model: nn.Module, dtype: torch.dtype) -> list[Stage]:
     """The stages of a model on the CPU, in evaluation mode, with convolutions computed in ``dtype``.
 
-    They read the weights of ``model`` as they are when asked. A model that somebody watches through hooks, or that
-    torch.fx cannot read, is given plain.
+    They read the weights of ``model`` as they are when asked; one that has got another module is read again. A model
+    that somebody watches through hooks, or that torch.fx cannot read, is given plain.
     """
-    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+    modules = list(model.modules())
+    if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
         return stages(model)
+    parts = modules[1:]  # not the model itself, which would then never go
     with _tracing:
-        found = _known.setdefault(model, {})
+        before, found = _known.get(model, (parts, {}))
+        if before != parts:
+            found = {}
+        _known[model] = parts, found
         if dtype not in found:
             found[dtype] = [_fused(stage, dtype) for stage in stages(model)]
         return found[dtype]

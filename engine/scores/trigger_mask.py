@@ -4,10 +4,11 @@ No paper; the loss of triggered images is Grad-Prune's (https://arxiv.org/abs/24
 (https://arxiv.org/abs/2305.14876). Where a score without a trigger finds no cut, there is none, or the
 score does not see it. This one tells the two apart: whoever has the trigger may ask for the masks directly.
 
-    min_m  keep E[CE(f_m(x), y)] + E[CE(f_m(T(x)), y)],      m in [0, 1]^U, m = 1 at the start
+    min_m  keep E[CE(f_m(x), y)] + E[CE(f_m(T(x)), y)] + tax sum(1 - m),      m in [0, 1]^U, m = 1 at the start
     score = 1 - m
 
-The network is in evaluation mode, as it is when units are cut. With the true trigger the score is an oracle.
+Without the tax units that matter for nothing drift down, and a cut wastes itself on them. The network is in evaluation
+mode, as it is when units are cut. With the true trigger the score is an oracle.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class TriggerMask(Score):
     needs: ClassVar[tuple[str, ...]] = ("images", "labels", "trigger")
 
     keep: float = param(2.0, label="Keep", help="Weight of the clean images' loss.", gt=0, le=100)
+    tax: float = param(0.001, label="Tax", help="What turning a unit off costs.", ge=0, le=1)
     mask_lr: float = param(0.05, label="Mask rate", help="Adam's rate of the masks.", gt=0, le=1)
     mask_passes: int = param(25, label="Mask passes", help="Passes that learn the masks.", ge=1, le=500, step=1)
     batch: int = param(100, label="Batch size", help="Clean images per step.", ge=2, le=1024, step=1)
@@ -57,7 +59,8 @@ class TriggerMask(Score):
                 losses = {"clean": F.cross_entropy(logits[: len(x)], y)}
                 losses["triggered"] = _or_nothing(logits[len(x) :], y[changed])
                 optimizer.zero_grad()
-                (self.keep * losses["clean"] + losses["triggered"]).backward()
+                cost = self.tax * (1 - learner.scales).sum()
+                (self.keep * losses["clean"] + losses["triggered"] + cost).backward()
                 optimizer.step()
                 with torch.no_grad():
                     learner.scales.clamp_(0, 1)

@@ -148,7 +148,7 @@ def words(found: dict[str, Any]) -> str:
 
 
 def markdown(rows: dict[Key, dict[str, Any]]) -> str:
-    """The README's tables of seed 0 and 500 images: the attacks under the main defenses, BadNets under all."""
+    """The README's tables of seed 0 and 500 images: the attacks under the main defenses, the first ones under all."""
 
     def found(attack: str, defense: str, name: str) -> dict[str, Any] | None:
         row = rows.get(Key(attack, defense, SAMPLES[0], SEEDS[0], name))
@@ -162,8 +162,10 @@ def markdown(rows: dict[Key, dict[str, Any]]) -> str:
     for attack in dict.fromkeys(TWELVE):
         cells = [cell(found(attack, defense, preset(defense))) for defense in MAIN]
         lines.append(f"| {ATTACKS[attack].title} | {' | '.join(cells)} |")
-    lines += ["", "| defense of `badnets` | loss, points | ASR after | RA after | units cut | time, s |"]
-    lines += ["| --- | --- | --- | --- | --- | --- |"]
+    others = FIRST[1:]
+    heads = ["defense of `badnets`", "loss, points", "ASR after", "RA after", "units cut", "time, s"]
+    heads += [f"of `{name}`: loss / ASR" for name in others]
+    lines += ["", f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
     for defense in DEFENSES:
         for name in dict.fromkeys([preset(defense), "published"]):
             if row := found(FIRST[0], defense, name):
@@ -171,7 +173,9 @@ def markdown(rows: dict[Key, dict[str, Any]]) -> str:
                 lost = f"{100 * row['acc_drop']:.1f} [{low:.1f}, {high:.1f}]"
                 what = f"{row['title']}, {name}{', oracle' if row['oracle'] else ''}"
                 ra = f"{100 * row['ra_after']:.1f} %"
-                lines.append(f"| {what} | {lost} | {_after(row)} | {ra} | {row['pruned']} | {row['seconds']:.0f} |")
+                cells = [what, lost, _after(row), ra, str(row["pruned"]), f"{row['seconds']:.0f}"]
+                cells += [cell(found(other, defense, name)) if name == preset(defense) else "" for other in others]
+                lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from engine import bench
 from engine.compute import Compute
 from engine.models import MODELS, build
-from engine.models.base import Classifier
+from engine.models.base import Classifier, Normalize
 from engine.models.fused import fused_stages, stages, through
 from engine.models.masking import MODES, Mode, masked
 from engine.models.neurons import units
@@ -64,6 +64,15 @@ def test_it_follows_a_cut_and_a_change_of_weights(name: str, mode: Mode) -> None
     model.load_state_dict({key: value * 1.01 for key, value in model.state_dict().items()})
     with torch.inference_mode():
         assert close(fast(model, x), model(x))
+
+
+def test_a_module_that_was_replaced_is_the_one_that_answers() -> None:
+    model, x = network("resnet18")
+    before = fast(model, x)
+    model.normalize = Normalize(torch.full((3,), 0.4), torch.full((3,), 0.2))
+    with torch.inference_mode():
+        assert close(fast(model, x), model(x))
+    assert not close(fast(model, x), before)
 
 
 def test_weights_of_inference_mode_are_followed_too() -> None:
