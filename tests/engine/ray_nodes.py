@@ -8,11 +8,15 @@ workspace of its own.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 
 def main(temporary: str, *homes: str) -> None:
+    from ray._common.utils import get_default_ray_temp_dir
     from ray.cluster_utils import Cluster
 
+    # Ray notes the address there, too, wherever the nodes keep their files, and does not make the folder.
+    Path(get_default_ray_temp_dir()).mkdir(parents=True, exist_ok=True)
     cluster = Cluster()
     first = {"temp_dir": temporary, "include_dashboard": False}
     nodes = [
