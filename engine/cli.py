@@ -140,13 +140,16 @@ def _compute(args: argparse.Namespace) -> Any:
 
 def attack_run(args: argparse.Namespace) -> Any:
     """The specification that a command line ``attack …`` asks for."""
+    from engine.attacks import ATTACKS
     from engine.suspects import AttackRun, make_attack
 
     params, model, training = _groups(args.set, "", "model", "training")
     preset: dict[str, Any] = {"model": {}, "training": {}}
     chosen = args.preset
     if args.preset == DEMO:
-        chosen, preset = "small", {"model": {"width": 32}, "training": {"epochs": 3}}
+        known = ATTACKS[args.attack].presets.get("small") if args.attack != "none" else None
+        epochs = known and known.epochs or 3
+        chosen, preset = "small", {"model": {"width": 32}, "training": {"epochs": epochs}}
     if args.attack == "none" and chosen not in (None, "small"):
         raise ValueError(f"expected no attack preset without an attack, got {chosen}")
     if args.trigger is not None:

@@ -88,10 +88,14 @@ class Lab:
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings of an attack under a name; ``deviations`` says, one sentence each, where they leave the paper."""
+    """Settings of an attack under a name; ``deviations`` says, one sentence each, where they leave the paper.
+
+    ``epochs`` is how long the shipped model (``--preset demo``) trains, where three passes are not enough.
+    """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     deviations: tuple[str, ...] = ()
+    epochs: int | None = None
 
 
 class Procedure:

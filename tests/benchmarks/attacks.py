@@ -57,12 +57,7 @@ class Key(NamedTuple):
 
 
 #: Why a row falls short, where the cause was found.
-REASONS: dict[Key, str] = {
-    Key("dynamic", 0): (
-        "Probably too few epochs: the pattern is learned together with the classifier, in three of them. Not tried "
-        "with more yet."
-    ),
-}
+REASONS: dict[Key, str] = {}
 #: All attacks, most wanted first.
 EVERY = (*TWELVE, *(name for name in ATTACKS if name not in TWELVE))
 GROUNDS = {
