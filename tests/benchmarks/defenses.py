@@ -115,9 +115,9 @@ def figures(run: Run, taken: Sequence[str] = TAKEN) -> dict[str, Any]:
     return found | {"preset": run.spec["preset"], "seconds": run.manifest["seconds"], "run": run.id, "state": "done"}
 
 
-def row(key: Key, run: Run) -> dict[str, Any]:
-    made = {"of": open_suspect(f"{PREFIX}{key.attack}").id, "holds": holds(key)}
-    return {**blank(key), "policy": None, **figures(run), **made}
+def row(key: Key, found: dict[str, Any]) -> dict[str, Any]:
+    """What was found in a row that is valid for the model that is shipped now and what its preset holds now."""
+    return {**blank(key), **found, "of": open_suspect(f"{PREFIX}{key.attack}").id, "holds": holds(key)}
 
 
 def measure(key: Key) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def measure(key: Key) -> dict[str, Any]:
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     found = json.loads(done.stdout)["rows"][0]
     run = find_run(found["run"]) if found["state"] == "done" else None
-    return row(key, run) if run else {**blank(key), "state": "failed", "reason": found["reason"]}
+    return row(key, {"policy": None, **figures(run)} if run else {"state": "failed", "reason": found["reason"]})
 
 
 def words(found: dict[str, Any]) -> str:
@@ -152,9 +152,11 @@ def markdown(rows: dict[Key, dict[str, Any]]) -> str:
 
     def found(attack: str, defense: str, name: str) -> dict[str, Any] | None:
         row = rows.get(Key(attack, defense, SAMPLES[0], SEEDS[0], name))
-        return row if row and row["state"] == "done" else None
+        return row if row and row["state"] in ("done", "failed") else None
 
     def cell(row: dict[str, Any] | None) -> str:
+        if row and row["state"] == "failed":
+            return "not possible"
         return f"{100 * row['acc_drop']:.1f} / {_after(row)}" if row else "pending"
 
     titles = [DEFENSES[name].title + (", oracle" if "trigger" in DEFENSES[name].needs else "") for name in MAIN]
@@ -168,7 +170,7 @@ def markdown(rows: dict[Key, dict[str, Any]]) -> str:
     lines += ["", f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
     for defense in DEFENSES:
         for name in dict.fromkeys([preset(defense), "published"]):
-            if row := found(FIRST[0], defense, name):
+            if (row := found(FIRST[0], defense, name)) and row["state"] == "done":
                 low, high = (100 * end for end in row["acc_drop_interval"])
                 lost = f"{100 * row['acc_drop']:.1f} [{low:.1f}, {high:.1f}]"
                 what = f"{row['title']}, {name}{', oracle' if row['oracle'] else ''}"

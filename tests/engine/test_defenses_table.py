@@ -45,7 +45,10 @@ def test_a_preset_that_changed_makes_its_rows_anew(table: Path, monkeypatch: pyt
 
 def test_the_readmes_tables() -> None:
     key, sig = (Key(name, "rnp", 500, 0, "small") for name in ("badnets", "sig"))
-    printed = defenses.markdown({key: done(key), sig: done(sig)})
+    fc = Key("fc", "grad_prune", 500, 0, "published")
+    refused = defenses.row(fc, {"state": "failed", "reason": "expected a trigger, got none"})
+    printed = defenses.markdown({key: done(key), sig: done(sig), fc: refused})
+    assert "| Feature Collision | pending | not possible | pending |" in printed
     assert "| BadNets | 1.5 / 5.5 % [5.0, 6.0] | pending | pending |" in printed
     of_badnets = "| Reconstructive Neuron Pruning, small | 1.5 [1.0, 2.0] | 5.5 % [5.0, 6.0] | 86.8 % | 120 | 90 |"
     assert f"{of_badnets} pending | 1.5 / 5.5 % [5.0, 6.0] |" in printed
