@@ -2,7 +2,7 @@
 
 In evaluation mode a normalisation behind a convolution is an affine map of its channels, which the convolution's own
 weights and bias can carry; oneDNN then applies the activation, and adds a residual branch, while the result is still in
-the processor's cache. On narrow networks this takes a third of the time away. The network is read once with torch.fx;
+the processor's cache (``bench whatif`` says what that saves). The network is read once with torch.fx;
 its weights are read again whenever they have changed, so masks work as ever. Sums are rounded elsewhere than in the
 plain pass: logits agree to the precision of the type, not bit by bit. What is exact (``Compute(exact=True)``) is plain.
 """
