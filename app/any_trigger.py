@@ -7,7 +7,6 @@ is none. What is drawn lives in the session, the same on both pages.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
@@ -20,17 +19,9 @@ from engine.runs.store import BY_ID, open_run
 
 NAMES = {"drawn": "your trigger", "recovered": "the recovered trigger", "own": "the suspect's own trigger"}
 _WAYS = {"drawn": "Draw it", "recovered": "Recovered", "own": "The suspect's own"}
-_BESIDE = {"unlearned": "Unlearned", "drawn": "Your trigger", "recovered": "Recovered trigger"}
+BESIDE = {"unlearned": "Unlearned", "drawn": "Your trigger", "recovered": "Recovered trigger"}
 #: Runs that are looked through for a recovered trigger, at most.
 _RUNS = 40
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A trigger that is not the suspect's own: what a question to the worker says of it, and what it is called."""
-
-    asked: dict[str, Any]
-    name: str
 
 
 def section(frame: Frame, shape: Shape | None) -> dict[str, Any]:
@@ -60,17 +51,19 @@ def section(frame: Frame, shape: Shape | None) -> dict[str, Any]:
 # --- beside a unit's clean picture -----------------------------------------------------------------------------------
 
 
-def mark(frame: Frame) -> Mark | None:
-    """What the card puts beside the clean picture; None: the same picture in the unlearned model."""
-    store = st.session_state
-    way = store.get("beside") or store.get("beside-way")
-    if way is None:
-        way = "drawn" if _drawn(frame).get("drawn") else "recovered" if recovered_runs(frame) else "unlearned"
-    if way == "recovered" and (runs := [run for run, _ in recovered_runs(frame)]):
-        chosen = store.get("beside-recovered")
-        asked = {"source": "recovered", "run": chosen if chosen in runs else runs[0]}
-        return Mark(asked, _BESIDE["recovered"])
-    return Mark(_drawn(frame), _BESIDE["drawn"]) if way == "drawn" and _drawn(frame).get("drawn") else None
+def mark(frame: Frame) -> dict[str, Any] | None:
+    """What the card puts beside the clean picture: what a question to the worker says of a trigger that is not the
+    suspect's own, ``source`` and more. None: the same picture in the unlearned model.
+    """
+    store, drawn = st.session_state, _drawn(frame)
+    way = store.get("beside") or store.get("beside-way") or ("drawn" if drawn.get("drawn") else None)
+    if way == "drawn":
+        return drawn if drawn.get("drawn") else None
+    runs = [] if way == "unlearned" else [run for run, _ in recovered_runs(frame)]
+    if not runs:
+        return None
+    chosen = store.get("beside-recovered")
+    return {"source": "recovered", "run": chosen if chosen in runs else runs[0]}
 
 
 def beside(frame: Frame, at: int) -> None:
@@ -78,12 +71,10 @@ def beside(frame: Frame, at: int) -> None:
     store = st.session_state
     now = mark(frame)
     if "beside" not in store:
-        store["beside"] = store.get("beside-way") or (
-            "unlearned" if now is None else "drawn" if now.asked["source"] == "drawn" else "recovered"
-        )
+        store["beside"] = store.get("beside-way") or ("unlearned" if now is None else now["source"])
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         way = st.segmented_control(
-            "Beside the clean picture", list(_BESIDE), format_func=_BESIDE.__getitem__, required=True, key="beside",
+            "Beside the clean picture", list(BESIDE), format_func=BESIDE.__getitem__, required=True, key="beside",
             help="The trigger of this suspect is not known here. The same picture in the unlearned model shows what "
             "the unit serves; a trigger that you draw or recover is a guess.",
         )  # fmt: skip

@@ -15,7 +15,7 @@ import numpy as np
 import streamlit as st
 
 from app import data, neuron_figures, panels, pictures, state
-from app.any_trigger import Mark
+from app.any_trigger import NAMES
 from app.card_pieces import SIDE, absent, column, image, scale
 from app.live import live
 from app.neuron_figures import short
@@ -36,7 +36,7 @@ def rnp_of(studies: Mapping[str, data.Study]) -> str:
 
 def attribution(
     frame: Frame, studies: Mapping[str, data.Study], now: data.Present, unit: str, k: int, at: int, *, total: int,
-    stamped: bool, mark: Mark | None,
+    stamped: bool, mark: Mapping[str, Any] | None,
 ) -> None:  # fmt: skip
     """The choice of picture, method and state, and what comes of it.
 
@@ -70,7 +70,7 @@ def attribution(
     question = {
         "kind": "attribution", "suspect": frame.suspect.name, "unit": k, "number": at, "method": method,
         "triggered": frame.seen, "states": wanted, "cut": now.numbers if "pruned" in wanted else [],
-        "mode": state.load().mode, "study": rnp_of(studies), **(mark.asked if mark else {}),
+        "mode": state.load().mode, "study": rnp_of(studies), **(mark or {}),
     }  # fmt: skip
     live(lambda: _attributed(frame, question, unit, "triggered" if stamped else "marked" if mark else None), frame,
          question)  # fmt: skip
@@ -80,8 +80,7 @@ def attribution(
             "with sweep and --score rnp."
         )
     if mark:
-        panels.note(f"Marked: the same picture with {'your' if mark.asked['source'] == 'drawn' else 'the recovered'} "
-                    "trigger on it, not the suspect's own.")  # fmt: skip
+        panels.note(f"Marked: the same picture with {NAMES[mark['source']]} on it, not the suspect's own.")
     if not frame.seen:
         panels.locked(f"The same on the triggered picture is hidden. {panels.WHY_LOCKED}")
 

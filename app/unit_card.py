@@ -84,7 +84,7 @@ def _second(frame: Frame, studies: Mapping[str, data.Study], k: int, at: int) ->
     """The same unit and picture with a drawn or recovered trigger, or else in the unlearned model."""
     what = {"suspect": frame.suspect.name, "unit": k, "number": at}
     if (mark := any_trigger.mark(frame)) is not None:
-        return {"marked": {"kind": "marked_unit", **what, **mark.asked}}
+        return {"marked": {"kind": "marked_unit", **what, **mark}}
     return {"unlearned": {"kind": "unlearned", **what, "study": rnp_of(studies)}}
 
 
@@ -105,7 +105,7 @@ def _kinds(questions: Mapping[str, Any]) -> tuple[Kind, Kind]:
 
 
 def _called(question: Mapping[str, Any]) -> str:
-    return "Your trigger" if question["source"] == "drawn" else "Recovered trigger"
+    return any_trigger.BESIDE[question["source"]]
 
 
 # --- what it is ------------------------------------------------------------------------------------------------------

@@ -28,8 +28,8 @@ from engine.attacks import ATTACKS
 from engine.demos import DEMOS, locate
 from engine.paths import ASSETS, ROOT
 from engine.runs.files import write_atomic
-from engine.runs.store import Run, find_run, open_run
-from tests.benchmarks.grounds import Ground, digest, prepared
+from engine.runs.store import Run, find_run, open_run, sha256_of
+from tests.benchmarks.grounds import Ground, prepared
 
 #: The data of most rows.
 HOME = "fashion-mnist:full"
@@ -150,7 +150,7 @@ def elsewhere(key: Key, run: Run) -> dict[str, Any]:
     assert twin is not None
     known = {"acc": twin.result["acc"], "interval": twin.result["intervals"]["acc"], "n": twin.result["n"]["acc"]}
     path, side = Path(run.spec["data"]), GROUNDS[key.on].side
-    data = {"name": key.on, "side": side, "sha256": digest(path) if path.is_file() else None}
+    data = {"name": key.on, "side": side, "sha256": sha256_of(path) if path.is_file() else None}
     return {
         "about": GROUNDS[key.on].about,
         "twin": {"run": twin.id, **known, "seconds": twin.manifest["seconds"]},

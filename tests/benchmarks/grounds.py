@@ -6,7 +6,6 @@ can be downloaded, or from an ``.npz`` that ``--file`` names (:mod:`engine.data.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,12 +53,6 @@ def prepared(name: str, side: int | None, file: Path | None) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, class_names=np.array(data.classes), allow_pickle=False, **arrays)
     return str(path)
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _in_order(*parts: Images) -> Images:

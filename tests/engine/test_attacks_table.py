@@ -14,9 +14,10 @@ from engine import cli
 from engine.attacks import ATTACKS
 from engine.data import load
 from engine.demos import open_suspect
+from engine.runs.store import sha256_of
 from tests.benchmarks import attacks
 from tests.benchmarks.attacks import HOME, Key
-from tests.benchmarks.grounds import Ground, digest, prepared
+from tests.benchmarks.grounds import Ground, prepared
 
 TINY = Ground(
     "Noise, CNN", ("cnn4", "model.width=4", "training.epochs=1", "training.batch=8"), ("badnets", "blend"), 12, "slow"
@@ -92,7 +93,7 @@ def test_a_row_on_other_data_is_made_beside_its_own_twin(
     assert (found["spec"]["model"], found["spec"]["training"]["batch"]) == ({"name": "cnn4", "width": 4}, 8)
     # What the data are, but not where they lie.
     scaled = Path(prepared("noise", TINY.side, noise))
-    assert found["spec"]["data"] == {"name": "noise", "side": 12, "sha256": digest(scaled)}
+    assert found["spec"]["data"] == {"name": "noise", "side": 12, "sha256": sha256_of(scaled)}
     assert str(noise.parent) not in attacks.TABLE.read_text()
     assert attacks.read()[Key("badnets", 0, "noise")]["reason"] == "slow"
     assert "noise blend" in capsys.readouterr().out
