@@ -126,7 +126,7 @@ def _in_state(
             yield model
     elif state == "recovered":
         assert study is not None
-        yield recovered(warm.extra["unlearned"].half_way, masks(study), compute)
+        yield recovered(warm.extra["unlearned"].ground, masks(study), compute)
     else:
         yield warm.extra["unlearned"].model if state == "unlearned" else model
 
@@ -150,9 +150,9 @@ def masks(study: Run) -> Tensor:
     return (1 - values.nan_to_num(nan=0.0)).clamp(0, 1)
 
 
-def recovered(half_way: nn.Module, mask: Tensor, compute: Compute) -> nn.Module:
+def recovered(ground: nn.Module, mask: Tensor, compute: Compute) -> nn.Module:
     """A copy of what masks were learned on, each unit scaled by its own (U,)."""
-    model = copy.deepcopy(half_way)
+    model = copy.deepcopy(ground)
     scaled = scaled_weights(model, mask.to(compute.torch_device))
     model.load_state_dict({**model.state_dict(), **scaled})
     return model.eval()

@@ -204,8 +204,7 @@ def scoring_values(args: argparse.Namespace, name: str, units: int) -> dict[str,
     params, policy, repair, recovery, unlearn = _groups(args.set, "", "policy", "repair", "trigger", "unlearn")
     params |= {f"repair.{key}": value for key, value in repair.items()}
     defense = DEFENSES[name]
-    if defense.tolerance is not None:
-        policy = {"tolerance": defense.tolerance} | policy
+    policy = defense.policy_settings | policy
     for key in ("tolerance", "threshold", "fraction"):
         if getattr(args, key) is not None:
             policy[key] = getattr(args, key)

@@ -80,17 +80,22 @@ class Compute:
         return fused_stages(model, getattr(torch, self.precision)) if fast else stages(model)
 
     @torch.inference_mode()
-    def logits(self, model: nn.Module, x: Tensor, batch: int = BATCH) -> Tensor:
+    def logits(self, model: nn.Module, x: Tensor, batch: int | None = None) -> Tensor:
         """Outputs (N, classes) as float32 on the CPU, in evaluation mode; the model's mode is restored."""
         was_training = model.training
         model.eval()
         try:
             run = self.stages(model)
             with self.autocast():
-                parts = [through(run, self.images(part)).float().cpu() for part in x.split(batch)]
+                parts = [through(run, self.images(part)).float().cpu() for part in x.split(batch or self.batch)]
         finally:
             model.train(was_training)
         return torch.cat(parts)
+
+    @property
+    def batch(self) -> int:
+        """Images per slice of an answer: a slice's widest layer stays in a processor's cache, and fills a GPU."""
+        return 50 if self.torch_device.type == "cpu" else 500
 
     def describe(self) -> str:
         if self.torch_device.type == "cuda":

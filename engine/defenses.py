@@ -22,8 +22,7 @@ class Defense:
     """A score, a repair, or a score whose cut is repaired; the caller chooses policy and mode.
 
     Settings of the repair are named ``repair.KEY`` where there is a score, too. ``policy`` is the one that the defense
-    uses unless another is chosen, and ``tolerance`` what held-out accuracy may fall by before a repair mends it (None:
-    the policy's own).
+    uses unless another is chosen, and ``tolerance`` what held-out accuracy may fall by (None: the policy's own).
     """
 
     title: str
@@ -33,6 +32,11 @@ class Defense:
     repair: str | None = None
     policy: str = "tolerance"
     tolerance: float | None = None
+
+    @property
+    def policy_settings(self) -> dict[str, Any]:
+        """What a policy is built with unless the caller says otherwise."""
+        return {} if self.tolerance is None else {"tolerance": self.tolerance}
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -64,13 +68,13 @@ class Defense:
         return score, REPAIRS[self.repair].build(of_repair) if self.repair else None
 
 
-#: Three things differ from the published settings besides the rates. At temperature 1 the few images that a quickly
-#: trained network already gets wrong steer the unlearning, and it ends in whichever class they are confused with; at 3
-#: all images push, and it ends in the backdoor's target. The first half of the layers is skipped: masks there mend the
-#: unlearned network best, but what they cut every clean class needs. Masks are learned while most is still known;
-#: unlearning then goes on until the backdoor's label shows, and masks are learned against that label alone: under
-#: cross-entropy they turn down what confuses similar classes, which costs accuracy and leaves the backdoor.
-RNP_SMALL: dict[str, Any] = {
+#: Closest to the paper. Three things differ from the published settings besides the rates. At temperature 1 the few
+#: images that a quickly trained network already gets wrong steer the unlearning, and it ends in whichever class they
+#: are confused with; at 3 all images push, and it ends in the backdoor's target. The first half of the layers is
+#: skipped: masks there mend the unlearned network best, but what they cut every clean class needs. Masks are learned
+#: while most is still known; unlearning then goes on until the backdoor's label shows, and masks are learned against
+#: that label alone: cross-entropy turns down what confuses similar classes, which costs accuracy and no backdoor.
+RNP_CLASSIC: dict[str, Any] = {
     "unlearn_lr": 0.0007,
     "unlearn_passes": 40,
     "lr_drop": 0,
@@ -84,6 +88,13 @@ RNP_SMALL: dict[str, Any] = {
     "batch": 62,
     "augment": False,
 }
+#: Unlearning finds the label in the same way; masks are learned on the suspect that was led there.
+RNP_SMALL: dict[str, Any] = {
+    **{key: value for key, value in RNP_CLASSIC.items() if key != "recover_acc"},
+    "ground": "label",
+    "mask_lr": 0.05,
+    "mask_passes": 16,
+}
 
 DEFENSES: Registry[Defense] = Registry("defense")
 DEFENSES.add(
@@ -92,7 +103,10 @@ DEFENSES.add(
         "Reconstructive Neuron Pruning",
         "Unlearn on clean images, recover one mask per filter, cut the filters whose mask stays low.",
         "rnp",
-        {"published": {}, "small": RNP_SMALL},
+        {"published": {}, "classic": RNP_CLASSIC, "small": RNP_SMALL},
+        # Masks learned from fewer images than those that cut in the end judge, and held-out accuracy falls sooner: on
+        # the models that settings were chosen on, by about a point.
+        tolerance=0.025,
     ),
 )
 

@@ -22,16 +22,17 @@ from engine.scores.rnp import RNP
 
 @dataclass(frozen=True)
 class Forgotten:
-    """What RNP's first stage left under some settings; masks are learned on ``half_way``, ``log`` has a row a pass."""
+    """What RNP had under some settings before it learned masks: the unlearned model, the ``ground`` that masks are
+    learned on, and a row a pass of the unlearning."""
 
     settings: str
     model: nn.Module
-    half_way: nn.Module
+    ground: nn.Module
     log: list[dict[str, float]]
 
     @property
     def nbytes(self) -> int:
-        return sum(t.nbytes for model in (self.model, self.half_way) for t in model.state_dict().values())
+        return sum(t.nbytes for model in (self.model, self.ground) for t in model.state_dict().values())
 
 
 def unlearned_of(warm: _Warm, study: Run | None, compute: Compute) -> Iterator[Answer]:
@@ -70,8 +71,10 @@ def _begin(warm: _Warm, rnp: RNP, compute: Compute) -> tuple[threading.Thread, d
 
     def work() -> None:
         try:
-            after, half_way, log = rnp.unlearn(start, Evidence(warm.defense, 0, compute, progress=progress))
-            warm.extra["unlearned"] = Forgotten(rnp.model_dump_json(), after.eval(), half_way.eval(), log)
+            found = rnp.prepare(start, Evidence(warm.defense, 0, compute, progress=progress))
+            assert found.model is not None
+            log = found.log["unlearn"]
+            warm.extra["unlearned"] = Forgotten(rnp.model_dump_json(), found.model.eval(), found.ground.eval(), log)
         except Exception as error:  # told to whoever asks, in the thread that answers
             told["error"] = error
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from engine.compute import BATCH, Compute
+from engine.compute import Compute
 from engine.explain.activations import evaluating
 from engine.metrics import Answers, TestSet, judged
 from engine.models.fused import stages, through
@@ -35,7 +35,7 @@ class Fold:
             if at and through(run[:at], compute.images(x[:1])).nbytes * len(x) > MOST:
                 at = 0
             self._at = at
-            self._parts = [through(run[:at], compute.images(part)) if at else part for part in x.split(BATCH)]
+            self._parts = [through(run[:at], compute.images(part)) if at else part for part in x.split(compute.batch)]
 
     @property
     def nbytes(self) -> int:

@@ -10,6 +10,9 @@ folds, the score is computed once for each fold from that one and its followers,
 score combines them (``Score.combine``). Masks learned on one draw of images wipe out a clean class by chance; several
 draws do not. Each image is judged under the scores that did not see it, so all images are held out and none is wasted.
 Half as many scores judge as decide, so the measured drop is larger than the final cut's: a cautious estimate.
+
+A score that is best learned from as many images as there are (``Score.whole``) is not bagged: all images make the one
+that decides, and each fold is judged under another that was learned without it. That too is cautious.
 """
 
 from __future__ import annotations
@@ -103,14 +106,14 @@ def cut_of(values: np.ndarray, count: int) -> tuple[float | None, np.ndarray]:
 def cross_fit(
     score: Score, model: nn.Module, evidence: Evidence, folds: int, mode: Mode, give_up: float
 ) -> tuple[Scores, HeldOut]:
-    """Score a model on halves of the images and judge each image under the scores that did not see it.
+    """Score a model on parts of the images and judge each image under the scores that did not see it.
 
     Args:
-        folds: an even number; one score is computed for each.
+        folds: an even number; one score is computed for each, and one more of all images where it is ``whole``.
         give_up: stop trying larger cuts once the accuracy on all images has fallen by this much.
 
     Returns:
-        The combined score, with the log and the unlearned model of the first, and the held-out accuracy.
+        The score that decides, with the log and the unlearned model of the first, and the held-out accuracy.
 
     Raises:
         ValueError: if there are fewer than two images per fold.
@@ -118,26 +121,27 @@ def cross_fit(
     images, n = evidence.images, len(evidence.images)
     if n < 2 * folds:
         raise ValueError(f"expected at least {2 * folds} samples for {folds} folds, got {n}")
-    seen_by = halves(folds)
+    seen_by = [set(range(folds)) - {fold} for fold in range(folds)] if score.whole else halves(folds)
+    parts = [*([set(range(folds))] if score.whole else []), *seen_by]
     fold_of = fold_numbers(images.y, folds)
     found = _scores_of(evidence.keep)
-    for k, seen in list(enumerate(seen_by))[len(found) :]:
-        half = images[torch.isin(fold_of, torch.tensor(sorted(seen)))]
-        begin, end = 0.8 * k / folds, 0.8 * (k + 1) / folds
+    for k, seen in list(enumerate(parts))[len(found) :]:
+        begin, end = 0.8 * k / len(parts), 0.8 * (k + 1) / len(parts)
         part = replace(
             evidence,
-            images=half,
-            seed=evidence.seed * folds + k,
-            progress=stage(evidence.progress, begin, end, f"score {k + 1} of {folds}, "),
+            images=images[torch.isin(fold_of, torch.tensor(sorted(seen)))],
+            seed=evidence.seed * len(parts) + k,
+            progress=stage(evidence.progress, begin, end, f"score {k + 1} of {len(parts)}, "),
             keep=evidence.keep.part(f"score {k + 1}"),
             values_only=k > 0,
             # A label says next to nothing of one image, and half of the unlearning is there only to find it.
             favourite=found[0].log.get("favourite") if found else None,
         )
         found.append(score(model, part))
-        if evidence.keep.due or (k + 1 == folds and evidence.keep.worth):
+        if evidence.keep.due or (k + 1 == len(parts) and evidence.keep.worth):
             _keep_scores(evidence.keep, found)
-    values = torch.stack([s.values for s in found])
+    values = torch.stack([s.values for s in found[len(parts) - len(seen_by) :]])
+    final = found[0].values if score.whole else score.combine(values)
     unseen = [score.combine(values[[fold not in seen for seen in seen_by]]).numpy() for fold in range(folds)]
     eligible = (~values[0].isnan()).nonzero().flatten()
     counts = whole_ladder(len(eligible))
@@ -159,7 +163,7 @@ def cross_fit(
             break
         if evidence.keep.due or (k + 1 == len(counts) and evidence.keep.worth):
             evidence.keep.write("held_out", {"correct": correct.numpy().astype(np.uint8)}, {"next": k + 1})
-    return replace(found[0], values=score.combine(values)), HeldOut(counts[:reached], correct[:reached])
+    return replace(found[0], values=final), HeldOut(counts[:reached], correct[:reached])
 
 
 def halves(folds: int) -> list[set[int]]:

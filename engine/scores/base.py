@@ -97,6 +97,11 @@ class Score(Spec):
     unlearns: ClassVar[bool] = False
     """Whether it unlearns the model itself, and so cannot start from one that is unlearned."""
 
+    @property
+    def whole(self) -> bool:
+        """Whether one score of all images is better than several of halves, combined."""
+        return False
+
     def __call__(self, model: nn.Module, evidence: Evidence) -> Scores:
         """Score every unit of ``model``.
 

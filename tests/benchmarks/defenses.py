@@ -93,7 +93,7 @@ def of() -> set[str]:
 def holds(key: Key) -> str:
     """What the preset of a row holds, which its name does not say, and the policy."""
     defense = DEFENSES[key.defense]
-    policy = Policy() if defense.tolerance is None else Policy(tolerance=defense.tolerance)
+    policy = Policy(**defense.policy_settings)
     return digest({"preset": defense.presets[key.preset], "policy": policy.model_dump(mode="json")})
 
 

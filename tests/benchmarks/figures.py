@@ -59,8 +59,9 @@ def unlearned_answers(suspect: Suspect, run: Run, compute: Compute) -> tuple[flo
 
 def one(suspect: Suspect, seed: int, compute: Compute) -> dict[str, float]:
     started = time.perf_counter()
-    preset = DEFENSES["rnp"].preset_for(len(suspect.units))
-    spec = DefendRun.build(suspect=suspect.name, defense="rnp", preset=preset, seed=seed)
+    rnp = DEFENSES["rnp"]
+    preset, policy = rnp.preset_for(len(suspect.units)), rnp.policy_settings
+    spec = DefendRun.build(suspect=suspect.name, defense="rnp", preset=preset, policy=policy, seed=seed)
     run = run_defend(spec, suspect, compute)
     seconds = time.perf_counter() - started
     result, cut = run.result, run.arrays("scores")["cut"].astype(bool)

@@ -30,13 +30,15 @@ def main() -> None:
     compute = Compute()
     suspect = load_suspect(args.suspect, compute)
     params = dict(pair.split("=", 1) for pair in args.set)
-    preset = DEFENSES["rnp"].preset_for(len(suspect.units))
+    rnp = DEFENSES["rnp"]
+    preset = rnp.preset_for(len(suspect.units))
     test = suspect.test_set().head(4000)
     print(
         f"# {args.suspect}, preset {preset} {params}, {compute.describe()}, n = 4,000 clean and 4,000 triggered images"
     )
     for seed in args.seeds:
-        spec = DefendRun.build(suspect=args.suspect, preset=preset, params=params, seed=seed)
+        asked = {"preset": preset, "params": params, "policy": rnp.policy_settings}
+        spec = DefendRun.build(suspect=args.suspect, seed=seed, **asked)
         evidence = evidence_for(spec, suspect, compute)
         policy = spec.policy
         scores, held_out = cross_fit(build_score(spec), suspect.model, evidence, policy.folds, spec.mode, give_up=0.1)

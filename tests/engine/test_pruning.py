@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
@@ -113,6 +115,29 @@ def test_cross_fitting_holds_every_image_out_once(planted: Planted, compute: Com
     assert held_out.correct.shape == (len(held_out.counts), len(ids))
     with pytest.raises(ValueError, match="expected at least 8 samples"):
         cross_fit(score, planted.model, Evidence(planted.data.pool[:3], 0, compute), 4, "scale", 0.5)
+
+
+def test_a_score_of_all_images_is_judged_fold_by_fold(planted: Planted, compute: Compute) -> None:
+    seen: list[tuple[set[int], bool]] = []
+
+    class Spy(SCORES["activation"]):  # type: ignore[misc]
+        whole: ClassVar[bool] = True
+
+        def run(self, model, evidence):  # type: ignore[no-untyped-def]
+            seen.append((set(evidence.images.ids.tolist()), evidence.values_only))
+            return super().run(model, evidence)
+
+    score = Spy.build()
+    evidence = Evidence(planted.data.pool, 0, compute)
+    scores, held_out = cross_fit(score, planted.model, evidence, folds=4, mode="scale", give_up=0.5)
+    ids = set(planted.data.pool.ids.tolist())
+    assert [values_only for _, values_only in seen] == [False, True, True, True, True]
+    assert seen[0][0] == ids
+    for image in ids:
+        assert sum(image in part for part, _ in seen[1:]) == 3
+    whole = SCORES["activation"].build()(planted.model, evidence).values
+    torch.testing.assert_close(scores.values, whole, equal_nan=True)
+    assert held_out.correct.shape == (len(held_out.counts), len(ids))
 
 
 def test_one_bad_part_does_not_end_the_held_out_curve(planted: Planted, compute: Compute) -> None:

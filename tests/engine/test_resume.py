@@ -97,11 +97,12 @@ def test_a_score_and_its_curve_go_on_with_the_same_bits(
     assert whole[1:] == again[1:]
 
 
+@pytest.mark.parametrize("settings", [{"recover_acc": 0.9}, {"ground": "label", "lead_lr": 1e-3}], ids=str)
 @pytest.mark.parametrize("after", [[1], [4, 3], [0, 9]])
 def test_rnp_goes_on_inside_a_score_with_the_same_bits(
-    always: None, planted: tiny.Planted, compute: Compute, tmp_path: Path, after: list[int]
+    always: None, planted: tiny.Planted, compute: Compute, tmp_path: Path, after: list[int], settings: dict[str, Any]
 ) -> None:
-    score = SCORES["rnp"].build(tiny.RNP_SETTINGS, recover_acc=0.9)
+    score = SCORES["rnp"].build(tiny.RNP_SETTINGS, **settings)
 
     def work(keep: Keep) -> tuple[torch.Tensor, Any, dict[str, torch.Tensor] | None]:
         evidence = Evidence(planted.data.pool[:60], 0, compute, keep=keep)
