@@ -195,8 +195,7 @@ class RNP(Score):
         else:
             mask, recovery = self.recover(found.ground, evidence, found.label)
         mask[: self._first(model)] = torch.nan
-        # No paper names a threshold for other masks.
-        native = 0.3 if self.recover_level == "filter" and self.ground == "unlearned" else None
+        native = 0.3 if self.recover_level == "filter" else None  # no paper names one for other masks
         kept = found.model.state_dict().items() if found.model is not None else ()
         state = {key: value.detach().cpu().clone() for key, value in kept} or None
         return Scores(1 - mask, native=native, unlearned=state, log={**found.log, "recover": recovery})

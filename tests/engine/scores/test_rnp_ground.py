@@ -31,7 +31,6 @@ def test_it_names_the_backdoors_label_and_its_unit(given: Evidence, label: int, 
     assert found.log["favourite"] == label
     assert int(found.values.argmax()) == planted.unit
     assert found.log["lead"][-1]["share"] >= SCORE.lead_to
-    assert found.native is None  # no paper names a threshold for such masks
     assert all(torch.equal(value, before[key]) for key, value in planted.model.state_dict().items())
 
 
