@@ -93,7 +93,7 @@ RNP_SMALL: dict[str, Any] = {
     **{key: value for key, value in RNP_CLASSIC.items() if key != "recover_acc"},
     "ground": "label",
     "mask_lr": 0.05,
-    "mask_passes": 16,
+    "mask_passes": 8,
 }
 
 DEFENSES: Registry[Defense] = Registry("defense")

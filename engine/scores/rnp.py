@@ -23,10 +23,12 @@ suspect itself knows, which no mask that merely mends a wrecked network does:
 
     2a. lead      min_theta  E[T CE(f_theta(x) / T, label)] over images of other classes, in evaluation mode,
                   until ``lead_to`` of them are answered with the label
-    2b. recover   min_m      keep E[CE(f(x; m * gamma_0, beta_0), y)] + E[L(f_led(x; m * gamma_led, beta_led), y)]
+    2b. recover   min_m      keep E[CE(f(x; m * gamma_0, beta_0), y)] + sum_k w_k E[L(f_k(x; m * gamma_k, beta_k), y)]
 
-with L as for ``against = "label"``, theta_0 the suspect, and Adam for the masks. This is our own departure from the
-paper; the README says what it gains.
+with L as for ``against = "label"``, theta_0 the suspect, theta_k whatever was led, and Adam for the masks. Masks close
+the ways to the label that the leading took, so it is done ``rounds`` times, from the second on with the masks on: what
+is led then takes ways that are left. Those are more and more the class's own, so they weigh less, w_1 = 1 and
+w_k = ``later``. This is our own departure from the paper; the README says what it gains.
 
 ``unlearn_level`` and ``recover_level`` change the means, for comparison. A level brings its own way in both
 directions: at the neuron level every weight moves at ``unlearn_lr``, at the filter level one scale per filter at
@@ -120,14 +122,21 @@ class RNP(Score):
     mask_lr: float = param(
         0.2, label="Mask rate", help="SGD rate of the masks; Adam's where they are learned on a label.", gt=0, le=10
     )
-    mask_passes: int = param(20, label="Mask passes", help="Passes that learn the masks.", ge=1, le=200, step=1)
+    mask_passes: int = param(
+        20,
+        label="Mask passes",
+        help="Passes that learn the masks, in each round.",
+        ge=1,
+        le=200,
+        step=1,
+    )
     alpha: float = param(0.2, label="Alpha", help="Scale of the recovery loss.", gt=0, le=1)
     against: Literal["all", "label"] = param(
         "all",
         label="Recover against",
         help="all: cross-entropy, as published; label: only what went to the answer that the unlearned model favours.",
     )
-    # The next five are left out of the record where masks are learned as published.
+    # The next seven are left out of the record where masks are learned as published.
     ground: Literal["unlearned", "label"] = param(
         "unlearned",
         label="Masks learned on",
@@ -155,6 +164,24 @@ class RNP(Score):
         le=1,
         step=0.05,
         exclude_if=lambda share: share == 0.9,
+    )
+    rounds: int = param(
+        2,
+        label="Rounds",
+        help="How often the suspect is led to the label, each time with the masks of before.",
+        ge=1,
+        le=10,
+        step=1,
+        exclude_if=lambda n: n == 2,
+    )
+    later: float = param(
+        0.1,
+        label="Later rounds",
+        help="Weight of what was led in each later round; of the first it is 1.",
+        ge=0,
+        le=10,
+        step=0.1,
+        exclude_if=lambda weight: weight == 0.1,
     )
     keep: float = param(
         8.0,
@@ -191,7 +218,9 @@ class RNP(Score):
     def run(self, model: nn.Module, evidence: Evidence) -> Scores:
         found = self.prepare(model, evidence)
         if self.ground == "label":
-            mask, recovery = self.recover_label(model, found.ground, evidence, found.label)
+            assert found.label is not None
+            mask, recovery, led = self.recover_label(model, found.ground, evidence, found.label)
+            found.log["lead"] += led
         else:
             mask, recovery = self.recover(found.ground, evidence, found.label)
         mask[: self._first(model)] = torch.nan
@@ -350,10 +379,13 @@ class RNP(Score):
             return shrinkage(unlearned, model, example).cpu(), log
         return torch.cat([torch.ones(first), masks[0].detach().cpu().float()]), log
 
-    def lead(self, model: nn.Module, evidence: Evidence, label: int) -> tuple[nn.Module, list[dict[str, float]]]:
+    def lead(
+        self, model: nn.Module, evidence: Evidence, label: int, masks: Tensor | None = None, turn: int = 1
+    ) -> tuple[nn.Module, list[dict[str, float]]]:
         """A copy of ``model`` led to a label: one that answers clean images of other classes with it.
 
-        The normalisation stays in evaluation mode, so that what means the label in the suspect still does here.
+        The normalisation stays in evaluation mode, so that what means the label in the suspect still does here. With
+        ``masks`` (U - first,) it is led while they are on, and returned with them off.
 
         Returns:
             The copy in evaluation mode; loss and share of other classes' images that got the label, per pass.
@@ -364,19 +396,24 @@ class RNP(Score):
         others = evidence.images[evidence.images.y != label]
         if not len(others):
             raise ValueError(f"expected images of other classes than {label}, got {len(evidence.images)} of it alone")
-        led = evidence.compute.model(copy.deepcopy(model)).eval().requires_grad_(True)
+        led = evidence.compute.model(copy.deepcopy(model)).eval()
+        learner = led
+        if masks is not None:
+            learner = Scaled(led, self._first(model))
+            learner.scales = nn.Parameter(masks, requires_grad=False)
+        led.requires_grad_(True)
         optimizer = torch.optim.SGD(led.parameters(), lr=self.lead_lr, momentum=0.9)
-        rng = evidence.rng("lead")
+        rng, name = evidence.rng(f"lead {turn}"), f"lead {turn}"
         log: list[dict[str, float]] = []
 
         def there() -> bool:
             return bool(log) and log[-1]["share"] >= self.lead_to
 
-        for turn in passes(evidence.keep, "lead", self.lead_passes, {"led": led}, optimizer, None, rng, log, there):
+        for k in passes(evidence.keep, name, self.lead_passes, {"led": led}, optimizer, None, rng, log, there):
             loss_sum, got = 0.0, 0
             for x, _ in self._batches(replace(evidence, images=others), rng):
                 with evidence.compute.autocast():
-                    logits = led(x).float()
+                    logits = learner(x).float()
                 wanted = torch.full((len(x),), label, device=logits.device)
                 loss = self.temperature * F.cross_entropy(logits / self.temperature, wanted)
                 optimizer.zero_grad()
@@ -385,45 +422,74 @@ class RNP(Score):
                 loss_sum += float(loss.detach()) * len(x)
                 got += int((logits.detach().argmax(1) == label).sum())
             log.append({"loss": loss_sum / len(others), "share": got / len(others)})
-            evidence.progress(
-                f"leading to the label, pass {turn + 1}: {log[-1]['share']:.0%}", 0.5, loss=log[-1]["loss"]
-            )
+            now = f"leading to the label, pass {k + 1}: {log[-1]['share']:.0%}"
+            evidence.progress(now, 0.5 * (1 + (turn - 1) / self.rounds), loss=log[-1]["loss"])
         return led, log
 
     def recover_label(
-        self, suspect: nn.Module, led: nn.Module, evidence: Evidence, label: int | None
-    ) -> tuple[Tensor, list[dict[str, float]]]:
-        """Learn one mask per filter that takes the label from the led model and keeps what the suspect knows.
+        self, suspect: nn.Module, ground: nn.Module, evidence: Evidence, label: int
+    ) -> tuple[Tensor, list[dict[str, float]], list[dict[str, float]]]:
+        """Learn one mask per filter that takes the label from all that was led and keeps what the suspect knows.
+
+        Args:
+            ground: the suspect, led to the label for the first time.
 
         Returns:
-            Masks (U,) in [0, 1]; per pass the loss, the led model's accuracy, and the suspect's (``kept``).
+            Masks (U,) in [0, 1]; per pass the loss, the accuracy of what was led, and the suspect's (``kept``); what
+            :meth:`lead` says of the later rounds.
         """
         rng, first = evidence.rng("recover"), self._first(suspect)
-        theirs = Scaled(evidence.compute.model(copy.deepcopy(suspect)).eval(), first)
-        ours = Scaled(copy.deepcopy(led).eval(), first)
-        theirs.scales = ours.scales
-        optimizer = torch.optim.Adam([ours.scales], lr=self.mask_lr)
-        masks = nn.ParameterList([ours.scales])
+        own = Scaled(evidence.compute.model(copy.deepcopy(suspect)).eval(), first)
+        led = [Scaled(copy.deepcopy(ground).eval(), first)]
+        masks = nn.ParameterList([own.scales])
+        optimizer = torch.optim.Adam(masks, lr=self.mask_lr)
         log: list[dict[str, float]] = []
-        for turn in passes(evidence.keep, "recover", self.mask_passes, {"masks": masks}, optimizer, None, rng, log):
-            loss_sum, right, kept, seen = 0.0, 0, 0, 0
-            for x, y in self._batches(evidence, rng):
-                with evidence.compute.autocast():
-                    freed, own = ours(x).float(), theirs(x).float()
-                loss = self.keep * F.cross_entropy(own, y) + self._loss(freed, y, label)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                with torch.no_grad():
-                    ours.scales.clamp_(0, 1)
-                loss_sum += float(loss.detach()) * len(y)
-                right += int((freed.detach().argmax(1) == y).sum())
-                kept += int((own.detach().argmax(1) == y).sum())
-                seen += len(y)
-            log.append({"loss": loss_sum / seen, "acc": right / seen, "kept": kept / seen})
-            done = 0.5 + 0.5 * (turn + 1) / self.mask_passes
-            evidence.progress(f"recovering, pass {turn + 1} of {self.mask_passes}", done, loss=log[-1]["loss"])
-        return torch.cat([torch.ones(first), ours.scales.detach().cpu().float()]), log
+        led_log: list[dict[str, float]] = []
+        for turn in range(1, self.rounds + 1):
+            if turn > 1:
+                again, rows = self.lead(suspect, evidence, label, own.scales.detach().clone(), turn)
+                led.append(Scaled(again.eval(), first))
+                led_log += rows
+            for one in led:
+                one.scales = own.scales
+            done: list[dict[str, float]] = []
+            for _ in passes(
+                evidence.keep, f"recover {turn}", self.mask_passes, {"masks": masks}, optimizer, None, rng, done
+            ):
+                done.append(self._mask_pass(own, led, evidence, label, optimizer, rng))
+                passed = (turn - 1 + len(done) / self.mask_passes) / self.rounds
+                what = f"recovering, pass {len(log) + len(done)} of {self.rounds * self.mask_passes}"
+                evidence.progress(what, 0.5 + 0.5 * passed, loss=done[-1]["loss"])
+            log += done
+        return torch.cat([torch.ones(first), own.scales.detach().cpu().float()]), log, led_log
+
+    def _mask_pass(
+        self,
+        own: Scaled,
+        led: list[Scaled],
+        evidence: Evidence,
+        label: int,
+        optimizer: torch.optim.Optimizer,
+        rng: torch.Generator,
+    ) -> dict[str, float]:
+        """One pass over the images that moves the masks which ``own`` and ``led`` share."""
+        loss_sum, right, kept, seen = 0.0, 0, 0, 0
+        for x, y in self._batches(evidence, rng):
+            with evidence.compute.autocast():
+                known, freed = own(x).float(), [one(x).float() for one in led]
+            loss = self.keep * F.cross_entropy(known, y)
+            for k, logits in enumerate(freed):
+                loss = loss + (self.later if k else 1.0) * self._loss(logits, y, label)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                own.scales.clamp_(0, 1)
+            loss_sum += float(loss.detach()) * len(y)
+            right += sum(int((logits.detach().argmax(1) == y).sum()) for logits in freed)
+            kept += int((known.detach().argmax(1) == y).sum())
+            seen += len(y)
+        return {"loss": loss_sum / seen, "acc": right / seen / len(led), "kept": kept / seen}
 
     def _batches(self, evidence: Evidence, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         images: Images = evidence.images

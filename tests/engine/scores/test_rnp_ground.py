@@ -30,7 +30,8 @@ def test_it_names_the_backdoors_label_and_its_unit(given: Evidence, label: int, 
     found = SCORE(planted.model, given)
     assert found.log["favourite"] == label
     assert int(found.values.argmax()) == planted.unit
-    assert found.log["lead"][-1]["share"] >= SCORE.lead_to
+    assert found.log["lead"][0]["share"] < SCORE.lead_to
+    assert len(found.log["recover"]) == SCORE.rounds * SCORE.mask_passes
     assert all(torch.equal(value, before[key]) for key, value in planted.model.state_dict().items())
 
 
@@ -53,6 +54,17 @@ def test_the_model_is_led_to_any_label_with_its_normalisation_as_it_was(
     assert log[-1]["loss"] < log[0]["loss"]
     before = dict(planted.model.named_buffers())
     assert all(torch.equal(value, before[key]) for key, value in led.named_buffers())
+
+
+def test_what_is_led_again_takes_a_way_that_the_masks_left(given: Evidence, label: int, planted: Planted) -> None:
+    once = RNP.build(SCORE.model_dump(), rounds=1)(planted.model, given)
+    again = SCORE(planted.model, given)
+    assert len(again.log["lead"]) > len(once.log["lead"])
+    assert again.log["lead"][: len(once.log["lead"])] == once.log["lead"]
+    masks = torch.ones(len(again.values))
+    masks[planted.unit] = 0  # the way of the trigger is closed: the model must change more to get there
+    open_way, closed = (SCORE.lead(planted.model, given, label, on, turn=3)[1] for on in (None, masks))
+    assert closed[0]["loss"] > open_way[0]["loss"]
 
 
 def test_whoever_knows_the_label_and_wants_only_values_does_not_unlearn(given: Evidence, planted: Planted) -> None:
