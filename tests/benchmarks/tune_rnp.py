@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.tune_rnp RUN [--seeds 10 11 12] [--set KEY=VALUE …]
 
-RUN is a BadNets model of attack seed 10, trained like the shipped one (README). For each defense seed it prints the
-held-out drop that the policy sees and, beside it, accuracy loss, ASR and RA on test images at the same number of units,
-so that a preset and a tolerance can be fixed before any reported seed is looked at.
+RUN is a model that is not shipped: BadNets of attack seed 10 or 11, Blend of seed 10, trained like the shipped ones
+(README). For each defense seed it prints the held-out drop that the policy sees and, beside it, accuracy loss, ASR and
+RA on test images at the same number of units, so that a preset and a tolerance can be fixed before any reported seed is
+looked at.
 """
 
 from __future__ import annotations
