@@ -204,14 +204,15 @@ def scoring_values(args: argparse.Namespace, name: str, units: int) -> dict[str,
     params, policy, repair, recovery, unlearn = _groups(args.set, "", "policy", "repair", "trigger", "unlearn")
     params |= {f"repair.{key}": value for key, value in repair.items()}
     defense = DEFENSES[name]
-    policy = defense.policy_settings | policy
+    preset = args.preset or defense.preset_for(units)
+    policy = defense.policy_settings(preset) | policy
     for key in ("tolerance", "threshold", "fraction"):
         if getattr(args, key) is not None:
             policy[key] = getattr(args, key)
     return {
         "suspect": args.suspect,
         "defense": name,
-        "preset": args.preset or defense.preset_for(units),
+        "preset": preset,
         "params": params,
         "samples": 500 if args.samples is None and args.per_class is None else args.samples,
         "per_class": args.per_class,

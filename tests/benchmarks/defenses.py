@@ -35,6 +35,8 @@ TABLE = ASSETS / "results" / "defenses.json"
 #: Every defense meets these; the twelve attacks meet :data:`MAIN`.
 FIRST = ("badnets", "blend", "sig")
 MAIN = ("rnp", "grad_prune", "fine_pruning")
+#: A second preset that the twelve meet, by defense.
+ALSO = {"rnp": "led"}
 SAMPLES, SEEDS = (500, 100, 1000), (0, 1, 2)
 
 
@@ -61,6 +63,7 @@ def wanted() -> list[Key]:
     pairs += [(suspect, defense) for defense in MAIN if defense in DEFENSES for suspect in TWELVE]
     pairs = [(suspect, defense) for suspect, defense in dict.fromkeys(pairs) if suspect in names()]
     triples = [(suspect, defense, preset(defense)) for suspect, defense in pairs]
+    triples += [(suspect, defense, also) for defense, also in ALSO.items() for suspect in TWELVE if suspect in names()]
     triples += [(FIRST[0], defense, "published") for defense in DEFENSES if preset(defense) != "published"]
     return [Key(s, d, samples, seed, p) for samples in SAMPLES for seed in SEEDS for s, d, p in triples]
 
@@ -93,7 +96,7 @@ def of() -> set[str]:
 def holds(key: Key) -> str:
     """What the preset of a row holds, which its name does not say, and the policy."""
     defense = DEFENSES[key.defense]
-    policy = Policy(**defense.policy_settings)
+    policy = Policy(**defense.policy_settings(key.preset))
     return digest({"preset": defense.presets[key.preset], "policy": policy.model_dump(mode="json")})
 
 
@@ -159,17 +162,24 @@ def markdown(rows: dict[Key, dict[str, Any]]) -> str:
             return "not possible"
         return f"{100 * row['acc_drop']:.1f} / {_after(row)}" if row else "pending"
 
-    titles = [DEFENSES[name].title + (", oracle" if "trigger" in DEFENSES[name].needs else "") for name in MAIN]
-    lines = [f"| attack | {' | '.join(titles)} |", "| --- |" + " --- |" * len(MAIN)]
+    presets = {name: [preset(name), *([ALSO[name]] if name in ALSO else [])] for name in MAIN}
+    columns = [(name, one) for name in MAIN for one in presets[name]]
+    titles = [
+        DEFENSES[name].title
+        + (f", {one}" if name in ALSO else "")
+        + (", oracle" if "trigger" in DEFENSES[name].needs else "")
+        for name, one in columns
+    ]
+    lines = [f"| attack | {' | '.join(titles)} |", "| --- |" + " --- |" * len(columns)]
     for attack in dict.fromkeys(TWELVE):
-        cells = [cell(found(attack, defense, preset(defense))) for defense in MAIN]
+        cells = [cell(found(attack, *column)) for column in columns]
         lines.append(f"| {ATTACKS[attack].title} | {' | '.join(cells)} |")
     others = FIRST[1:]
     heads = ["defense of `badnets`", "loss, points", "ASR after", "RA after", "units cut", "time, s"]
     heads += [f"of `{name}`: loss / ASR" for name in others]
     lines += ["", f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
     for defense in DEFENSES:
-        for name in dict.fromkeys([preset(defense), "published"]):
+        for name in dict.fromkeys([preset(defense), ALSO.get(defense, "published"), "published"]):
             if (row := found(FIRST[0], defense, name)) and row["state"] == "done":
                 low, high = (100 * end for end in row["acc_drop_interval"])
                 lost = f"{100 * row['acc_drop']:.1f} [{low:.1f}, {high:.1f}]"

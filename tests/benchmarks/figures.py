@@ -57,10 +57,11 @@ def unlearned_answers(suspect: Suspect, run: Run, compute: Compute) -> tuple[flo
     return found.asr and found.asr.value, float(counts.max() / len(said)), int(counts.argmax())
 
 
-def one(suspect: Suspect, seed: int, compute: Compute) -> dict[str, float]:
+def one(suspect: Suspect, seed: int, compute: Compute, preset: str | None = None) -> dict[str, float]:
     started = time.perf_counter()
     rnp = DEFENSES["rnp"]
-    preset, policy = rnp.preset_for(len(suspect.units)), rnp.policy_settings
+    preset = preset or rnp.preset_for(len(suspect.units))
+    policy = rnp.policy_settings(preset)
     spec = DefendRun.build(suspect=suspect.name, defense="rnp", preset=preset, policy=policy, seed=seed)
     run = run_defend(spec, suspect, compute)
     seconds = time.perf_counter() - started
@@ -107,6 +108,7 @@ def main() -> None:
     parser.add_argument("--unseen", action="store_true")
     parser.add_argument("--suspects", nargs="+", default=["demo:badnets", "demo:blend"])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--preset", help="default: the one for so many units")
     args = parser.parse_args()
     compute = Compute()
     names: Iterable[str] = args.suspects
@@ -121,7 +123,7 @@ def main() -> None:
     )
     for name in names:
         suspect = load_suspect(name, compute)
-        rows = [one(suspect, seed, compute) for seed in args.seeds]
+        rows = [one(suspect, seed, compute, args.preset) for seed in args.seeds]
         medians = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
         print(
             f"# {name}: median loss {medians['loss']:.1f}, median ASR {medians.get('asr', float('nan')):.1f}",

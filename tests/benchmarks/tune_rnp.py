@@ -1,6 +1,6 @@
-"""How the preset ``small`` and the default tolerance were chosen: curves of RNP on a model that is not shipped.
+"""How the presets ``small`` and ``led`` and their tolerances were chosen: curves of RNP on a model that is not shipped.
 
-    python -m tests.benchmarks.tune_rnp RUN [--seeds 10 11 12] [--set KEY=VALUE …]
+    python -m tests.benchmarks.tune_rnp RUN [--preset led] [--seeds 10 11 12] [--set KEY=VALUE …]
 
 RUN is a model that is not shipped: BadNets of attack seed 10 or 11, Blend of seed 10, trained like the shipped ones
 (README). For each defense seed it prints the held-out drop that the policy sees and, beside it, accuracy loss, ASR and
@@ -27,18 +27,19 @@ def main() -> None:
     parser.add_argument("suspect")
     parser.add_argument("--seeds", nargs="+", type=int, default=[10, 11, 12])
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--preset", help="default: the one for so many units")
     args = parser.parse_args()
     compute = Compute()
     suspect = load_suspect(args.suspect, compute)
     params = dict(pair.split("=", 1) for pair in args.set)
     rnp = DEFENSES["rnp"]
-    preset = rnp.preset_for(len(suspect.units))
+    preset = args.preset or rnp.preset_for(len(suspect.units))
     test = suspect.test_set().head(4000)
     print(
         f"# {args.suspect}, preset {preset} {params}, {compute.describe()}, n = 4,000 clean and 4,000 triggered images"
     )
     for seed in args.seeds:
-        asked = {"preset": preset, "params": params, "policy": rnp.policy_settings}
+        asked = {"preset": preset, "params": params, "policy": rnp.policy_settings(preset)}
         spec = DefendRun.build(suspect=args.suspect, seed=seed, **asked)
         evidence = evidence_for(spec, suspect, compute)
         policy = spec.policy

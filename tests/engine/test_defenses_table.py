@@ -48,7 +48,7 @@ def test_the_readmes_tables() -> None:
     fc = Key("fc", "grad_prune", 500, 0, "published")
     refused = defenses.row(fc, {"state": "failed", "reason": "expected a trigger, got none"})
     printed = defenses.markdown({key: done(key), sig: done(sig), fc: refused})
-    assert "| Feature Collision | pending | not possible | pending |" in printed
-    assert "| BadNets | 1.5 / 5.5 % [5.0, 6.0] | pending | pending |" in printed
+    assert "| Feature Collision | pending | pending | not possible | pending |" in printed
+    assert "| BadNets | 1.5 / 5.5 % [5.0, 6.0] | pending | pending | pending |" in printed
     of_badnets = "| Reconstructive Neuron Pruning, small | 1.5 [1.0, 2.0] | 5.5 % [5.0, 6.0] | 86.8 % | 120 | 90 |"
     assert f"{of_badnets} pending | 1.5 / 5.5 % [5.0, 6.0] |" in printed
