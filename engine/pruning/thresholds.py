@@ -121,8 +121,10 @@ def cross_fit(
     images, n = evidence.images, len(evidence.images)
     if n < 2 * folds:
         raise ValueError(f"expected at least {2 * folds} samples for {folds} folds, got {n}")
-    seen_by = [set(range(folds)) - {fold} for fold in range(folds)] if score.whole else halves(folds)
-    parts = [*([set(range(folds))] if score.whole else []), *seen_by]
+    every = set(range(folds))
+    decides = [every] if score.whole else []
+    seen_by = [every - {fold} for fold in every] if score.whole else halves(folds)
+    parts = decides + seen_by
     fold_of = fold_numbers(images.y, folds)
     found = _scores_of(evidence.keep)
     for k, seen in list(enumerate(parts))[len(found) :]:
@@ -140,7 +142,7 @@ def cross_fit(
         found.append(score(model, part))
         if evidence.keep.due or (k + 1 == len(parts) and evidence.keep.worth):
             _keep_scores(evidence.keep, found)
-    values = torch.stack([s.values for s in found[len(parts) - len(seen_by) :]])
+    values = torch.stack([s.values for s in found[len(decides) :]])
     final = found[0].values if score.whole else score.combine(values)
     unseen = [score.combine(values[[fold not in seen for seen in seen_by]]).numpy() for fold in range(folds)]
     eligible = (~values[0].isnan()).nonzero().flatten()

@@ -136,7 +136,7 @@ class RNP(Score):
         label="Recover against",
         help="all: cross-entropy, as published; label: only what went to the answer that the unlearned model favours.",
     )
-    # The next seven are left out of the record where masks are learned as published.
+    # The next seven are left out of the record at their defaults, so that the run ids of usual settings do not change.
     ground: Literal["unlearned", "label"] = param(
         "unlearned",
         label="Masks learned on",
@@ -432,7 +432,7 @@ class RNP(Score):
         """Learn one mask per filter that takes the label from all that was led and keeps what the suspect knows.
 
         Args:
-            ground: the suspect, led to the label for the first time.
+            ground: the suspect, led to the label for the first time; it is frozen here.
 
         Returns:
             Masks (U,) in [0, 1]; per pass the loss, the accuracy of what was led, and the suspect's (``kept``); what
@@ -440,7 +440,7 @@ class RNP(Score):
         """
         rng, first = evidence.rng("recover"), self._first(suspect)
         own = Scaled(evidence.compute.model(copy.deepcopy(suspect)).eval(), first)
-        led = [Scaled(copy.deepcopy(ground).eval(), first)]
+        led = [Scaled(ground, first)]
         masks = nn.ParameterList([own.scales])
         optimizer = torch.optim.Adam(masks, lr=self.mask_lr)
         log: list[dict[str, float]] = []
@@ -448,7 +448,7 @@ class RNP(Score):
         for turn in range(1, self.rounds + 1):
             if turn > 1:
                 again, rows = self.lead(suspect, evidence, label, own.scales.detach().clone(), turn)
-                led.append(Scaled(again.eval(), first))
+                led.append(Scaled(again, first))
                 led_log += rows
             for one in led:
                 one.scales = own.scales

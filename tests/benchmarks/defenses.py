@@ -73,6 +73,11 @@ def preset(defense: str) -> str:
     return next((name for name in ("small", "quick") if name in DEFENSES[defense].presets), "published")
 
 
+def presets(defense: str) -> list[str]:
+    """That one, and what the twelve meet beside it."""
+    return [preset(defense), *([ALSO[defense]] if defense in ALSO else [])]
+
+
 def entry(key: Key) -> dict[str, Any]:
     """The defense as a matrix has it: with the true trigger where it needs one, and then an oracle."""
     needs = DEFENSES[key.defense].needs
@@ -162,8 +167,7 @@ def markdown(rows: dict[Key, dict[str, Any]]) -> str:
             return "not possible"
         return f"{100 * row['acc_drop']:.1f} / {_after(row)}" if row else "pending"
 
-    presets = {name: [preset(name), *([ALSO[name]] if name in ALSO else [])] for name in MAIN}
-    columns = [(name, one) for name in MAIN for one in presets[name]]
+    columns = [(name, one) for name in MAIN for one in presets(name)]
     titles = [
         DEFENSES[name].title
         + (f", {one}" if name in ALSO else "")
@@ -179,7 +183,7 @@ def markdown(rows: dict[Key, dict[str, Any]]) -> str:
     heads += [f"of `{name}`: loss / ASR" for name in others]
     lines += ["", f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
     for defense in DEFENSES:
-        for name in dict.fromkeys([preset(defense), ALSO.get(defense, "published"), "published"]):
+        for name in dict.fromkeys([*presets(defense), "published"]):
             if (row := found(FIRST[0], defense, name)) and row["state"] == "done":
                 low, high = (100 * end for end in row["acc_drop_interval"])
                 lost = f"{100 * row['acc_drop']:.1f} [{low:.1f}, {high:.1f}]"
