@@ -30,7 +30,7 @@ from engine.train import silent
 CONTROL: dict[str, Any] = {"name": "fraction", "tolerance": 0.05}
 #: Score: trigger, policy, points and test images of its study.
 STUDIES: dict[str, tuple[str, dict[str, Any], int, int]] = {
-    "rnp": ("none", {"name": "tolerance"}, 30, 1000),
+    "rnp": ("none", {"name": "tolerance", **DEFENSES["rnp"].policy_settings("small")}, 30, 1000),
     "activation": ("none", CONTROL, 12, 500),
     "unlearning_gradient": ("true", CONTROL, 12, 500),
     "tac": ("true", CONTROL, 12, 500),

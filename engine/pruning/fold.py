@@ -30,12 +30,7 @@ class Fold:
 
     def __init__(self, model: nn.Module, first: int, x: Tensor, compute: Compute) -> None:
         self._model, self._compute = model, compute
-        with torch.inference_mode(), evaluating(model), compute.autocast():
-            at, run = _touched(model, first, compute.images(x[:1])), compute.stages(model)
-            if at and through(run[:at], compute.images(x[:1])).nbytes * len(x) > MOST:
-                at = 0
-            self._at = at
-            self._parts = [through(run[:at], compute.images(part)) if at else part for part in x.split(compute.batch)]
+        self._at, self._parts = before(model, first, x, compute)
 
     @property
     def nbytes(self) -> int:
@@ -62,6 +57,21 @@ class FoldedTest:
 
     def answers(self) -> Answers:
         return judged(self._test, self._clean.logits(), None if self._triggered is None else self._triggered.logits())
+
+
+@torch.inference_mode()
+def before(model: nn.Module, first: int, x: Tensor, compute: Compute) -> tuple[int, list[Tensor]]:
+    """What a model, in evaluation mode, says of images before its first stage that holds a unit from ``first`` on.
+
+    Returns:
+        The number of stages before, 0 where they are not worth their memory, and what they say of each slice of the
+        images: the slices themselves for 0.
+    """
+    with evaluating(model), compute.autocast():
+        at, run = _touched(model, first, compute.images(x[:1])), compute.stages(model)
+        if at and through(run[:at], compute.images(x[:1])).nbytes * len(x) > MOST:
+            at = 0
+        return at, [through(run[:at], compute.images(part)) if at else part for part in x.split(compute.batch)]
 
 
 def _touched(model: nn.Module, first: int, example: Tensor) -> int:

@@ -15,20 +15,23 @@ With ``against = "label"`` masks are learned only against the answer that the un
 detects the backdoor's label by: step 2 takes log(1 + exp(f_label(x) - f_y(x))) for the cross-entropy of images of other
 classes, and weighs the label's own images as much as all of those.
 
-With ``ground = "label"`` masks are learned on another ground, and the unlearned model only names the label. Gradient
+With ``ground = "label"`` masks are learned on other grounds, and the unlearned model only names the label. Gradient
 ascent wrecks clean features and backdoor alike, and its normalisation follows the defense images until a trigger means
-little to it. So the suspect is instead *led* to the label, its normalisation as it was, until nearly all clean images
-get the backdoor's answer, and masks have to do two things at once: take that answer away there, and keep what the
-suspect itself knows, which no mask that merely mends a wrecked network does:
+little to it. So the backdoor is called up in two ways that leave clean features as they are, and masks have to do two
+things at once: take its answer away there, and keep what the suspect itself knows.
 
-    2a. lead      min_theta  E[T CE(f_theta(x) / T, label)] over images of other classes, in evaluation mode,
-                  until ``lead_to`` of them are answered with the label
-    2b. recover   min_m      keep E[CE(f(x; m * gamma_0, beta_0), y)] + sum_k w_k E[L(f_k(x; m * gamma_k, beta_k), y)]
+    2a. lead      min_theta  E[T CE(f_theta(x) / T, label)] over images of other classes, in evaluation mode, until
+                  ``lead_to`` of them are answered with the label: theta_1
+    2b. recover   min_m      keep E[T^2 KL(f(x) / T, f(x; m * gamma) / T)] + E[L(f_1(x; m * gamma_1), y)]
+    2c. perturb   min_d      E[CE(f(x + d; m * gamma), label)] over images of other classes, |d|_2 <= reach sqrt(C H W)
+    2d. recover   2b, and    + later E[L(f(x + d; m * gamma), y)]
 
-with L as for ``against = "label"``, theta_0 the suspect, theta_k whatever was led, and Adam for the masks. Masks close
-the ways to the label that the leading took, so it is done ``rounds`` times, from the second on with the masks on: what
-is led then takes ways that are left. Those are more and more the class's own, so they weigh less, w_1 = 1 and
-w_k = ``later``. This is our own departure from the paper; the README says what it gains.
+with L as for ``against = "label"``, f the suspect, T ``temperature`` and Adam for the masks. The suspect's own answers
+say more of what it knows than the few labels that it gets wrong (Hinton et al., https://arxiv.org/abs/1503.02531).
+Steps 2c and 2d are done in each round after the first, each time on what the masks left. A change of every image, like
+a trigger, reaches the backdoor from its input; the led weights reach it from within. This is our own departure from the
+paper (which recovers triggers from the unlearned model, too, but learns no masks on them); universal perturbations are
+Moosavi-Dezfooli et al., CVPR 2017, https://arxiv.org/abs/1610.08401. The README says what it gains.
 
 ``unlearn_level`` and ``recover_level`` change the means, for comparison. A level brings its own way in both
 directions: at the neuron level every weight moves at ``unlearn_lr``, at the filter level one scale per filter at
@@ -38,7 +41,7 @@ directions: at the neuron level every weight moves at ``unlearn_lr``, at the fil
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -47,8 +50,10 @@ import torch.nn.functional as F
 from pydantic import model_validator
 from torch import Tensor, nn
 
+from engine.compute import Compute
 from engine.data.base import Images
 from engine.models.neurons import units
+from engine.pruning.fold import before
 from engine.resume import passes
 from engine.scores.base import Evidence, Score, Scores
 from engine.scores.rnp_levels import Scaled, plain, shrinkage
@@ -67,6 +72,45 @@ class Prepared:
     ground: nn.Module
     label: int | None
     log: dict[str, Any]
+
+
+class _Seen:
+    """Images as a masked network sees them while masks are learned, and the weight of what is asked of it there.
+
+    Args:
+        change: what every image is changed by, (1, C, H, W).
+    """
+
+    def __init__(self, learner: Scaled, weight: float, change: Tensor | None = None) -> None:
+        self.learner, self.weight = learner, weight
+        self._change, self._at, self._before = change, 0, torch.empty(0)
+
+    def remember(self, x: Tensor, compute: Compute) -> None:
+        """What comes before the first mask is computed once for images (N, C, H, W) that stay as they are."""
+        if self._change is not None:
+            x = torch.cat([self._changed(compute.images(part)) for part in x.split(compute.batch)])
+        self._at, parts = before(self.learner.model, self.learner.first, x, compute)
+        self._before = torch.cat(parts) if self._at else self._before
+
+    def logits(self, index: Tensor, x: Tensor) -> Tensor:
+        """The answers (N, classes) to images ``x`` (N, C, H, W), those of ``index`` (N,)."""
+        if self._at:
+            return self.learner.after(self._at, self._before[index.to(self._before.device)])
+        return self.learner(self._changed(x))
+
+    def _changed(self, x: Tensor) -> Tensor:
+        return x if self._change is None else (x + self._change).clamp(0, 1)
+
+
+def _apart(known: Tensor, logits: Tensor, temperature: float) -> Tensor:
+    """How far answers (n, classes) are from those that were known, softened: T^2 KL, as in distillation."""
+    soft = F.kl_div(
+        (logits / temperature).log_softmax(1),
+        (known / temperature).log_softmax(1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return temperature**2 * soft
 
 
 class RNP(Score):
@@ -136,7 +180,7 @@ class RNP(Score):
         label="Recover against",
         help="all: cross-entropy, as published; label: only what went to the answer that the unlearned model favours.",
     )
-    # The next seven are left out of the record at their defaults, so that the run ids of usual settings do not change.
+    # The next nine are left out of the record at their defaults, so that the run ids of usual settings do not change.
     ground: Literal["unlearned", "label"] = param(
         "unlearned",
         label="Masks learned on",
@@ -166,31 +210,50 @@ class RNP(Score):
         exclude_if=lambda share: share == 0.9,
     )
     rounds: int = param(
-        2,
+        1,
         label="Rounds",
-        help="How often the suspect is led to the label, each time with the masks of before.",
+        help="The first learns masks on the led suspect, each later one also on a change of all images that still "
+        "calls up the label.",
         ge=1,
         le=10,
         step=1,
-        exclude_if=lambda n: n == 2,
+        exclude_if=lambda n: n == 1,
     )
     later: float = param(
-        0.1,
+        1.0,
         label="Later rounds",
-        help="Weight of what was led in each later round; of the first it is 1.",
+        help="Weight of the images changed in each later round; of the led suspect it is 1.",
         ge=0,
         le=10,
         step=0.1,
-        exclude_if=lambda weight: weight == 0.1,
+        exclude_if=lambda weight: weight == 1,
     )
     keep: float = param(
-        8.0,
+        1.0,
         label="Keep",
-        help="Weight of the suspect's own clean loss under the masks.",
+        help="Weight of how far the masks move the suspect's own answers to clean images.",
         ge=0,
         le=100,
         step=1,
-        exclude_if=lambda weight: weight == 8,
+        exclude_if=lambda weight: weight == 1,
+    )
+    reach: float = param(
+        0.1,
+        label="Reach",
+        help="How far the change of all images goes: root mean square, in units of the value range.",
+        gt=0,
+        le=1,
+        step=0.01,
+        exclude_if=lambda far: far == 0.1,
+    )
+    reach_passes: int = param(
+        10,
+        label="Perturbing passes",
+        help="Passes that look for the change.",
+        ge=1,
+        le=100,
+        step=1,
+        exclude_if=lambda n: n == 10,
     )
     batch: int = param(128, label="Batch size", help="Images per step.", ge=2, le=1024, step=1)
     augment: bool = param(True, label="Augment", help="Random shift and flip, as in the official code.")
@@ -219,8 +282,7 @@ class RNP(Score):
         found = self.prepare(model, evidence)
         if self.ground == "label":
             assert found.label is not None
-            mask, recovery, led = self.recover_label(model, found.ground, evidence, found.label)
-            found.log["lead"] += led
+            mask, recovery, found.log["perturb"] = self.recover_label(model, found.ground, evidence, found.label)
         else:
             mask, recovery = self.recover(found.ground, evidence, found.label)
         mask[: self._first(model)] = torch.nan
@@ -286,7 +348,7 @@ class RNP(Score):
         for turn in passes(evidence.keep, "unlearn", n, modules, optimizer, schedule, rng, log, enough):
             before = fallen(self.recover_acc)
             loss_sum, right, seen = 0.0, 0, 0
-            for x, y in self._batches(evidence, rng):
+            for _, x, y in self._batches(evidence, rng):
                 with evidence.compute.autocast():
                     logits = learner(x).float()
                 # Times the temperature, so that the rate means the same at every one.
@@ -358,7 +420,7 @@ class RNP(Score):
         log: list[dict[str, float]] = []
         for turn in passes(evidence.keep, "recover", self.mask_passes, modules, optimizer, None, rng, log):
             loss_sum, right, seen = 0.0, 0, 0
-            for x, y in self._batches(evidence, rng):
+            for _, x, y in self._batches(evidence, rng):
                 with evidence.compute.autocast():
                     logits = learner(x).float()
                 loss = self._loss(logits, y, label)
@@ -379,13 +441,10 @@ class RNP(Score):
             return shrinkage(unlearned, model, example).cpu(), log
         return torch.cat([torch.ones(first), masks[0].detach().cpu().float()]), log
 
-    def lead(
-        self, model: nn.Module, evidence: Evidence, label: int, masks: Tensor | None = None, turn: int = 1
-    ) -> tuple[nn.Module, list[dict[str, float]]]:
+    def lead(self, model: nn.Module, evidence: Evidence, label: int) -> tuple[nn.Module, list[dict[str, float]]]:
         """A copy of ``model`` led to a label: one that answers clean images of other classes with it.
 
-        The normalisation stays in evaluation mode, so that what means the label in the suspect still does here. With
-        ``masks`` (U - first,) it is led while they are on, and returned with them off.
+        The normalisation stays in evaluation mode, so that what means the label in the suspect still does here.
 
         Returns:
             The copy in evaluation mode; loss and share of other classes' images that got the label, per pass.
@@ -393,108 +452,170 @@ class RNP(Score):
         Raises:
             ValueError: if there is no image of another class.
         """
-        others = evidence.images[evidence.images.y != label]
-        if not len(others):
-            raise ValueError(f"expected images of other classes than {label}, got {len(evidence.images)} of it alone")
-        led = evidence.compute.model(copy.deepcopy(model)).eval()
-        learner = led
-        if masks is not None:
-            learner = Scaled(led, self._first(model))
-            learner.scales = nn.Parameter(masks, requires_grad=False)
-        led.requires_grad_(True)
+        led = evidence.compute.model(copy.deepcopy(model)).eval().requires_grad_(True)
         optimizer = torch.optim.SGD(led.parameters(), lr=self.lead_lr, momentum=0.9)
-        rng, name = evidence.rng(f"lead {turn}"), f"lead {turn}"
         log: list[dict[str, float]] = []
 
         def there() -> bool:
             return bool(log) and log[-1]["share"] >= self.lead_to
 
-        for k in passes(evidence.keep, name, self.lead_passes, {"led": led}, optimizer, None, rng, log, there):
-            loss_sum, got = 0.0, 0
-            for x, _ in self._batches(replace(evidence, images=others), rng):
-                with evidence.compute.autocast():
-                    logits = learner(x).float()
-                wanted = torch.full((len(x),), label, device=logits.device)
-                loss = self.temperature * F.cross_entropy(logits / self.temperature, wanted)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                loss_sum += float(loss.detach()) * len(x)
-                got += int((logits.detach().argmax(1) == label).sum())
-            log.append({"loss": loss_sum / len(others), "share": got / len(others)})
+        rng, n = evidence.rng("lead"), self.lead_passes
+        for k in passes(evidence.keep, "lead", n, {"led": led}, optimizer, None, rng, log, there):
+            log.append(self._towards(label, led, evidence, optimizer, rng, self.temperature))
             now = f"leading to the label, pass {k + 1}: {log[-1]['share']:.0%}"
-            evidence.progress(now, 0.5 * (1 + (turn - 1) / self.rounds), loss=log[-1]["loss"])
+            evidence.progress(now, 0.5, loss=log[-1]["loss"])
         return led, log
+
+    def perturb(
+        self, own: Scaled, evidence: Evidence, label: int, turn: int = 2
+    ) -> tuple[Tensor, list[dict[str, float]]]:
+        """The change d (1, C, H, W) of all images, in units of the value range, that best calls up a label.
+
+        Args:
+            own: the suspect under the masks of now, in evaluation mode.
+
+        Returns:
+            The change; loss and share of other classes' images that got the label, per pass.
+
+        Raises:
+            ValueError: if there is no image of another class.
+        """
+        rng = evidence.rng(f"perturb {turn}")
+        shape = (1, *evidence.images.x.shape[1:])
+        change = nn.Parameter((0.01 * torch.randn(shape, generator=rng)).to(evidence.compute.torch_device))
+        longest = self.reach * change.numel() ** 0.5
+        optimizer = torch.optim.Adam([change], lr=0.3 * self.reach)
+        log: list[dict[str, float]] = []
+
+        def changed(x: Tensor) -> Tensor:
+            with torch.no_grad():
+                change.mul_((longest / change.norm()).clamp_max(1))
+            return own((x + change).clamp(0, 1))
+
+        kept = {"change": nn.ParameterList([change])}
+        masks_learn = own.scales.requires_grad
+        own.scales.requires_grad_(False)
+        for k in passes(evidence.keep, f"perturb {turn}", self.reach_passes, kept, optimizer, None, rng, log):
+            log.append(self._towards(label, changed, evidence, optimizer, rng))
+            now = f"looking for what still calls up the label, pass {k + 1}: {log[-1]['share']:.0%}"
+            evidence.progress(now, 0.5 + 0.5 * (turn - 1) / self.rounds, loss=log[-1]["loss"])
+        own.scales.requires_grad_(masks_learn)
+        with torch.no_grad():
+            change.mul_((longest / change.norm()).clamp_max(1))
+        return change.detach(), log
+
+    def _towards(
+        self,
+        label: int,
+        answer: Callable[[Tensor], Tensor],
+        evidence: Evidence,
+        optimizer: torch.optim.Optimizer,
+        rng: torch.Generator,
+        temperature: float = 1.0,
+    ) -> dict[str, float]:
+        """One pass over the images of other classes that brings their answers nearer to a label."""
+        others = evidence.images[evidence.images.y != label]
+        if not len(others):
+            raise ValueError(f"expected images of other classes than {label}, got {len(evidence.images)} of it alone")
+        loss_sum, got = 0.0, 0
+        for _, x, _ in self._batches(replace(evidence, images=others), rng):
+            with evidence.compute.autocast():
+                logits = answer(x).float()
+            loss = temperature * F.cross_entropy(logits / temperature, torch.full_like(logits[:, 0], label).long())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            loss_sum += float(loss.detach()) * len(x)
+            got += int((logits.detach().argmax(1) == label).sum())
+        return {"loss": loss_sum / len(others), "share": got / len(others)}
 
     def recover_label(
         self, suspect: nn.Module, ground: nn.Module, evidence: Evidence, label: int
     ) -> tuple[Tensor, list[dict[str, float]], list[dict[str, float]]]:
-        """Learn one mask per filter that takes the label from all that was led and keeps what the suspect knows.
+        """Learn one mask per filter that takes the label from all that calls it up and keeps what the suspect knows.
 
         Args:
-            ground: the suspect, led to the label for the first time; it is frozen here.
+            ground: the suspect, led to the label; it is frozen here.
 
         Returns:
-            Masks (U,) in [0, 1]; per pass the loss, the accuracy of what was led, and the suspect's (``kept``); what
-            :meth:`lead` says of the later rounds.
+            Masks (U,) in [0, 1]; per pass the loss, the accuracy where the label was called up, and the suspect's
+            (``kept``); what :meth:`perturb` says of the later rounds.
         """
         rng, first = evidence.rng("recover"), self._first(suspect)
         own = Scaled(evidence.compute.model(copy.deepcopy(suspect)).eval(), first)
-        led = [Scaled(ground, first)]
+        known = self._answers(suspect, evidence)
+        led = Scaled(ground.eval(), first)
+        led.scales = own.scales
         masks = nn.ParameterList([own.scales])
         optimizer = torch.optim.Adam(masks, lr=self.mask_lr)
+        seen = [_Seen(own, self.keep), _Seen(led, 1.0)]
+        if not self.augment:
+            for one in seen:
+                one.remember(evidence.images.x, evidence.compute)
         log: list[dict[str, float]] = []
-        led_log: list[dict[str, float]] = []
+        found: list[dict[str, float]] = []
         for turn in range(1, self.rounds + 1):
             if turn > 1:
-                again, rows = self.lead(suspect, evidence, label, own.scales.detach().clone(), turn)
-                led.append(Scaled(again, first))
-                led_log += rows
-            for one in led:
-                one.scales = own.scales
+                change, rows = self.perturb(own, evidence, label, turn)
+                seen.append(_Seen(own, self.later, change))
+                if not self.augment:
+                    seen[-1].remember(evidence.images.x, evidence.compute)
+                found += rows
             done: list[dict[str, float]] = []
             for _ in passes(
                 evidence.keep, f"recover {turn}", self.mask_passes, {"masks": masks}, optimizer, None, rng, done
             ):
-                done.append(self._mask_pass(own, led, evidence, label, optimizer, rng))
+                done.append(self._mask_pass(known, seen, evidence, label, optimizer, rng))
                 passed = (turn - 1 + len(done) / self.mask_passes) / self.rounds
                 what = f"recovering, pass {len(log) + len(done)} of {self.rounds * self.mask_passes}"
                 evidence.progress(what, 0.5 + 0.5 * passed, loss=done[-1]["loss"])
             log += done
-        return torch.cat([torch.ones(first), own.scales.detach().cpu().float()]), log, led_log
+        return torch.cat([torch.ones(first), own.scales.detach().cpu().float()]), log, found
+
+    def _answers(self, suspect: nn.Module, evidence: Evidence) -> Callable[[Tensor, Tensor], Tensor]:
+        """What the suspect answers (n, classes) to images, given which they are (n,) and themselves (n, C, H, W)."""
+        compute = evidence.compute
+        if self.augment:
+            return lambda _, x: compute.logits(suspect, x).to(x.device)
+        all_of_them = compute.logits(suspect, evidence.images.x)
+        return lambda index, x: all_of_them[index].to(x.device)
 
     def _mask_pass(
         self,
-        own: Scaled,
-        led: list[Scaled],
+        known: Callable[[Tensor, Tensor], Tensor],
+        seen: list[_Seen],
         evidence: Evidence,
         label: int,
         optimizer: torch.optim.Optimizer,
         rng: torch.Generator,
     ) -> dict[str, float]:
-        """One pass over the images that moves the masks which ``own`` and ``led`` share."""
-        loss_sum, right, kept, seen = 0.0, 0, 0, 0
-        for x, y in self._batches(evidence, rng):
+        """One pass over the images that moves the masks which all of ``seen`` share: the first is the suspect itself,
+        which is held to its own answers, and from the others the label is taken."""
+        own, *called = seen
+        loss_sum, right, kept, n = 0.0, 0, 0, 0
+        for index, x, y in self._batches(evidence, rng):
             with evidence.compute.autocast():
-                known, freed = own(x).float(), [one(x).float() for one in led]
-            loss = self.keep * F.cross_entropy(known, y)
-            for k, logits in enumerate(freed):
-                loss = loss + (self.later if k else 1.0) * self._loss(logits, y, label)
+                logits = own.logits(index, x).float()
+                freed = [one.logits(index, x).float() for one in called]
+            loss = own.weight * _apart(known(index, x), logits, self.temperature)
+            for one, said in zip(called, freed, strict=True):
+                loss = loss + one.weight * self._loss(said, y, label)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             with torch.no_grad():
-                own.scales.clamp_(0, 1)
+                own.learner.scales.clamp_(0, 1)
             loss_sum += float(loss.detach()) * len(y)
-            right += sum(int((logits.detach().argmax(1) == y).sum()) for logits in freed)
-            kept += int((known.detach().argmax(1) == y).sum())
-            seen += len(y)
-        return {"loss": loss_sum / seen, "acc": right / seen / len(led), "kept": kept / seen}
+            right += sum(int((said.detach().argmax(1) == y).sum()) for said in freed)
+            kept += int((logits.detach().argmax(1) == y).sum())
+            n += len(y)
+        return {"loss": loss_sum / n, "acc": right / n / len(called), "kept": kept / n}
 
-    def _batches(self, evidence: Evidence, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, evidence: Evidence, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Which images, (n,), themselves, (n, C, H, W) in [0, 1], and their labels, (n,)."""
         images: Images = evidence.images
         for index in batches(len(images), self.batch, rng):
             x = evidence.compute.images(images.x[index])
             if self.augment:
                 x = shift_and_flip(x, rng)
-            yield x, images.y[index].to(evidence.compute.torch_device)
+            yield index, x, images.y[index].to(evidence.compute.torch_device)

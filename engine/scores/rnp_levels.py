@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from engine.models.fused import stages, through
 from engine.models.masking import scaled_weights
 from engine.models.neurons import filter_weights, unit_modules, units
 
@@ -37,6 +38,23 @@ class Scaled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         found: Tensor = functional_call(self.model, self.scaled(), (x,))
         return found
+
+    def after(self, at: int, x: Tensor) -> Tensor:
+        """The answers to what the first ``at`` stages said, of which none has a scale."""
+        rest = {f"model.{name}": weight for name, weight in self.scaled().items()}
+        found: Tensor = functional_call(_After(self.model, at), rest, (x,))
+        return found
+
+
+class _After(nn.Module):
+    """A network from a stage on."""
+
+    def __init__(self, model: nn.Module, at: int) -> None:
+        super().__init__()
+        self.model, self.at = model, at
+
+    def forward(self, x: Tensor) -> Tensor:
+        return through(stages(self.model)[self.at :], x)
 
 
 @torch.no_grad()

@@ -58,13 +58,14 @@ def test_a_row_is_written_as_it_is_measured_and_not_measured_again(
     table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[Key] = []
-    of = demos.open_suspect("demo:badnets").id
+    of, held = demos.open_suspect("demo:badnets").id, ""
 
     def measure(key: Key, variant: Variant) -> dict[str, object]:
         asked.append(key)
         if len(asked) == 3:
             raise KeyboardInterrupt
         done = {"state": "done", "of": of, "acc_drop": 0.01, "acc_after": 0.9, "pruned": 3, "seconds": 1.0}
+        done |= {"holds": held or questions.holds(variant)}
         return {**questions.blank(key, variant), **done, "oracle": False}
 
     monkeypatch.setattr(questions, "measure", measure)
@@ -77,9 +78,12 @@ def test_a_row_is_written_as_it_is_measured_and_not_measured_again(
     questions.main()
     assert asked == [*list(wanted(["asymmetry"]))[:3], *list(wanted(["asymmetry"]))[2:]]
     assert [row["state"] for row in rows_of(table).values()].count("done") == 4
-    # A model that is another one now has to be measured again.
-    of = "another"
+    # A model that is another one now has to be measured again, and so has a preset that holds something else.
+    of, held = "another", ""
     monkeypatch.setattr("sys.argv", ["questions", "asymmetry", "--again"])
+    questions.main()
+    assert not any(row["state"] == "done" for row in questions.read().values())
+    of, held = demos.open_suspect("demo:badnets").id, "other settings"
     questions.main()
     assert not any(row["state"] == "done" for row in questions.read().values())
     monkeypatch.setattr("sys.argv", ["questions", "cats"])

@@ -1,7 +1,8 @@
-"""RNP's masks learned on the suspect led to the backdoor's label, and on the suspect itself."""
+"""RNP's masks learned on the suspect led to the backdoor's label, on images changed towards it, and on the suspect."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -10,9 +11,22 @@ import torch
 from engine.compute import Compute
 from engine.scores.base import Evidence
 from engine.scores.rnp import RNP
+from engine.scores.rnp_levels import Scaled
 from tests.tiny import RNP_SETTINGS, Planted
 
-SCORE = RNP.build({**RNP_SETTINGS, "ground": "label", "against": "label", "stop_acc": 0.5, "lead_lr": 1e-3})
+SETTINGS = {
+    "ground": "label",
+    "against": "label",
+    "stop_acc": 0.5,
+    "lead_lr": 1e-3,
+    "rounds": 2,
+    "keep": 8.0,
+    "later": 0.5,
+    "reach_passes": 4,
+    "temperature": 3.0,
+    "augment": False,
+}
+SCORE = RNP.build({**RNP_SETTINGS, **SETTINGS})
 
 
 @pytest.fixture
@@ -32,16 +46,19 @@ def test_it_names_the_backdoors_label_and_its_unit(given: Evidence, label: int, 
     assert int(found.values.argmax()) == planted.unit
     assert found.log["lead"][0]["share"] < SCORE.lead_to
     assert len(found.log["recover"]) == SCORE.rounds * SCORE.mask_passes
+    assert len(found.log["perturb"]) == SCORE.reach_passes
     assert all(torch.equal(value, before[key]) for key, value in planted.model.state_dict().items())
 
 
 def test_the_masks_free_the_led_model_and_keep_the_suspect(given: Evidence, planted: Planted) -> None:
-    recovery = SCORE(planted.model, given).log["recover"]
+    found = SCORE(planted.model, given)
+    recovery = found.log["recover"]
     assert recovery[-1]["acc"] > recovery[0]["acc"]
     assert recovery[-1]["kept"] > 0.9
-    # Without the suspect's own loss nothing holds its accuracy.
-    alone = RNP.build(SCORE.model_dump(), keep=0.0)
-    assert alone(planted.model, given).log["recover"][-1]["kept"] < recovery[-1]["kept"]
+    # Without the suspect's own loss nothing holds back the masks of other units.
+    alone = RNP.build(SCORE.model_dump(), keep=0.0)(planted.model, given)
+    others = torch.arange(len(found.values)) != planted.unit
+    assert float(alone.values[others].mean()) > float(found.values[others].mean())
 
 
 def test_the_model_is_led_to_any_label_with_its_normalisation_as_it_was(
@@ -56,15 +73,36 @@ def test_the_model_is_led_to_any_label_with_its_normalisation_as_it_was(
     assert all(torch.equal(value, before[key]) for key, value in led.named_buffers())
 
 
-def test_what_is_led_again_takes_a_way_that_the_masks_left(given: Evidence, label: int, planted: Planted) -> None:
-    once = RNP.build(SCORE.model_dump(), rounds=1)(planted.model, given)
-    again = SCORE(planted.model, given)
-    assert len(again.log["lead"]) > len(once.log["lead"])
-    assert again.log["lead"][: len(once.log["lead"])] == once.log["lead"]
-    masks = torch.ones(len(again.values))
-    masks[planted.unit] = 0  # the way of the trigger is closed: the model must change more to get there
-    open_way, closed = (SCORE.lead(planted.model, given, label, on, turn=3)[1] for on in (None, masks))
-    assert closed[0]["loss"] > open_way[0]["loss"]
+def test_a_change_of_all_images_stays_within_reach_and_calls_up_the_label_until_the_masks_close_its_way(
+    given: Evidence, label: int, planted: Planted
+) -> None:
+    score = RNP.build(SCORE.model_dump(), reach=0.2)
+    own = Scaled(copy.deepcopy(planted.model))
+    change, log = score.perturb(own, given, label)
+    assert change.shape == (1, *given.images.x.shape[1:])
+    assert float(change.square().mean().sqrt()) <= score.reach * 1.001
+    assert log[-1]["share"] > log[0]["share"]
+    assert own.scales.requires_grad
+    with torch.no_grad():
+        own.scales[planted.unit] = 0
+    assert score.perturb(own, given, label)[1][-1]["loss"] > log[-1]["loss"]
+    again = score.perturb(Scaled(copy.deepcopy(planted.model)), given, label)[0]
+    assert torch.equal(again, change)
+
+
+def test_images_that_stay_as_they_are_go_through_the_first_stages_once(
+    given: Evidence, label: int, planted: Planted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remembered = SCORE(planted.model, given).values
+    monkeypatch.setattr("engine.scores.rnp._Seen.remember", lambda *_: None)
+    torch.testing.assert_close(SCORE(planted.model, given).values, remembered, rtol=0, atol=0.02)
+
+
+def test_moved_images_are_looked_at_anew_in_every_pass(given: Evidence, planted: Planted) -> None:
+    moved = RNP.build(SCORE.model_dump(), augment=True)(planted.model, given)
+    assert moved.log["recover"][-1]["loss"] < moved.log["recover"][0]["loss"]
+    assert not torch.equal(moved.values, SCORE(planted.model, given).values)
+    assert 0 <= float(moved.values.min()) <= float(moved.values.max()) <= 1
 
 
 def test_whoever_knows_the_label_and_wants_only_values_does_not_unlearn(given: Evidence, planted: Planted) -> None:
@@ -88,4 +126,5 @@ def test_only_filters_are_masked_on_a_label() -> None:
 
 
 def test_the_published_record_is_as_it_was() -> None:
-    assert not {"ground", "keep", "lead_lr", "lead_passes", "lead_to"} & RNP.build({}).model_dump().keys()
+    new = {"ground", "keep", "lead_lr", "lead_passes", "lead_to", "rounds", "later", "reach", "reach_passes"}
+    assert not new & RNP.build({}).model_dump().keys()
