@@ -97,9 +97,9 @@ RNP_SMALL: dict[str, Any] = {
     "mask_lr": 0.05,
     "mask_passes": 10,
     "rounds": 2,
-    "later": 0.5,
+    "later": 1.0,
     "keep": 6.0,
-    "reach": 0.11,
+    "reach": 0.15,
     "reach_passes": 4,
 }
 

@@ -220,13 +220,13 @@ class RNP(Score):
         exclude_if=lambda n: n == 1,
     )
     later: float = param(
-        1.0,
+        0.5,
         label="Later rounds",
         help="Weight of the images changed in each later round; of the led suspect it is 1.",
         ge=0,
         le=10,
         step=0.1,
-        exclude_if=lambda weight: weight == 1,
+        exclude_if=lambda weight: weight == 0.5,
     )
     keep: float = param(
         1.0,

@@ -3,9 +3,9 @@
     python -m tests.benchmarks.tune_rnp RUN [--preset classic] [--seeds 10 11 12] [--set KEY=VALUE …]
 
 RUN is a model that is not shipped: BadNets of attack seeds 10 to 13, Blend of seeds 10 and 11, trained like the shipped
-ones (README). For each defense seed it prints the held-out drop that the policy sees and, beside it, accuracy loss, ASR and
-RA on test images at the same number of units, so that a preset and a tolerance can be fixed before any reported seed is
-looked at.
+ones (README). For each defense seed it prints the held-out drop that the policy sees and, beside it, accuracy loss, ASR
+and RA on test images at the same number of units, so that a preset and a tolerance can be fixed before any reported
+seed is looked at.
 """
 
 from __future__ import annotations
