@@ -113,7 +113,7 @@ DEFENSES.add(
         {"published": {}, "classic": RNP_CLASSIC, "small": RNP_SMALL},
         # Masks learned from half of the images judge, and held-out accuracy falls sooner than under those that cut: on
         # the models that settings were chosen on, by about a point.
-        policies={"small": {"tolerance": 0.02, "folds": 2}},
+        policies={"small": {"tolerance": 0.015, "folds": 2}},
     ),
 )
 
