@@ -23,7 +23,7 @@ from engine.models.base import Classifier
 from engine.models.masking import Mode, apply_cut, masked
 from engine.pruning.cut import cut_at
 from engine.pruning.sweep import counts_for, point, sweep
-from engine.pruning.thresholds import HeldOut, Policy, by_knee, by_oracle, by_tolerance, cross_fit, cut_of
+from engine.pruning.thresholds import HeldOut, Policy, by_knee, by_oracle, by_policy, cross_fit, cut_of
 from engine.repairs import Repair
 from engine.runs.store import Draft, Run, finished, new_run, open_run, run_folder
 from engine.scores import Evidence, Score, Scores
@@ -217,8 +217,10 @@ def decide(spec: Scoring, suspect: Suspect, evidence: Evidence) -> Decision:
         scores, held_out = cross_fit(
             score, suspect.model, evidence, policy.folds, spec.mode, give_up=max(0.1, 2.5 * policy.tolerance)
         )
-        count = by_knee(held_out) if policy.name == "knee" else by_tolerance(held_out, policy.tolerance)
-        threshold, _ = cut_of(scores.values.numpy(), count)
+        values = scores.values.numpy()
+        threshold, _ = cut_of(
+            values, by_knee(held_out) if policy.name == "knee" else by_policy(held_out, policy, values)
+        )
         return Decision(scores, held_out, threshold, scores.oracle)
     scores = score(suspect.model, evidence)
     if policy.name == "native" and scores.native is None:
@@ -449,7 +451,8 @@ def _policies(decision: Decision, rows: list[dict[str, Any]], policy: Policy) ->
     values = decision.scores.values.numpy()
     found: list[dict[str, Any]] = []
     if decision.held_out is not None:
-        counts = {"tolerance": by_tolerance(decision.held_out, policy.tolerance), "knee": by_knee(decision.held_out)}
+        tolerated = by_policy(decision.held_out, policy, values)
+        counts = {"tolerance": tolerated, "knee": by_knee(decision.held_out)}
         found += [
             {"policy": p, "oracle": decision.oracle, "threshold": cut_of(values, c)[0]} for p, c in counts.items()
         ]

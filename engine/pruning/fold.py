@@ -30,7 +30,7 @@ class Fold:
 
     def __init__(self, model: nn.Module, first: int, x: Tensor, compute: Compute) -> None:
         self._model, self._compute = model, compute
-        self._at, self._parts = before(model, first, x, compute)
+        self._at, self._parts = upstream(model, first, x, compute)
 
     @property
     def nbytes(self) -> int:
@@ -60,7 +60,7 @@ class FoldedTest:
 
 
 @torch.inference_mode()
-def before(model: nn.Module, first: int, x: Tensor, compute: Compute) -> tuple[int, list[Tensor]]:
+def upstream(model: nn.Module, first: int, x: Tensor, compute: Compute) -> tuple[int, list[Tensor]]:
     """What a model, in evaluation mode, says of images before its first stage that holds a unit from ``first`` on.
 
     Returns:

@@ -1,9 +1,9 @@
 """How to choose a threshold: policies that turn a score into a cut.
 
 Five policies never see a trigger: ``tolerance`` (the last cut before held-out accuracy falls by more than a
-tolerance), ``knee`` (where held-out accuracy turns down), ``native`` (where the score's own paper stops), ``fixed`` and
-``fraction``. ``oracle`` reads ASR on the
-test set and is marked so: it says what a score could do, not what a defender can do.
+tolerance; with ``least`` it also ends where suspicion does), ``knee`` (where held-out accuracy turns down), ``native``
+(where the score's own paper stops), ``fixed`` and ``fraction``. ``oracle`` reads ASR on the test set and is marked so:
+it says what a score could do, not what a defender can do.
 
 Held-out accuracy is *cross-fitted* and the score is *bagged*: the defense images are split into an even number of
 folds, the score is computed once for each fold from that one and its followers, half of all images, and the final
@@ -43,6 +43,16 @@ class Policy(Spec):
     name: PolicyName = param("tolerance", label="Policy", help="The rule that chooses the threshold.")
     tolerance: float = param(
         0.01, label="Tolerance", help="Accepted drop of held-out accuracy (a fraction).", ge=0, le=0.5, step=0.001
+    )
+    # Left out of the record at its default, so that the run ids of usual settings do not change.
+    least: float = param(
+        0.0,
+        label="Least suspicion",
+        help="Units of less suspicion are not cut, even where held-out accuracy would allow it.",
+        ge=0,
+        le=1,
+        step=0.05,
+        exclude_if=lambda least: least == 0,
     )
     threshold: float | None = param(None, label="Threshold", help="Suspicion at or above which units are cut.")
     fraction: float = param(0.05, label="Fraction", help="Share of all units to cut.", ge=0, le=1, step=0.01)
@@ -218,6 +228,12 @@ def by_tolerance(held_out: HeldOut, tolerance: float) -> int:
     violations = np.flatnonzero(held_out.drops > tolerance + 1e-9)
     last = (violations[0] if len(violations) else len(held_out.counts)) - 1
     return int(held_out.counts[max(0, last)])
+
+
+def by_policy(held_out: HeldOut, policy: Policy, values: np.ndarray) -> int:
+    """Units to cut by ``tolerance`` of what a score (U,) suspects: at ``least`` so much, where the policy says so."""
+    count = by_tolerance(held_out, policy.tolerance)
+    return min(count, int((values >= policy.least).sum())) if policy.least else count
 
 
 def by_knee(held_out: HeldOut) -> int:

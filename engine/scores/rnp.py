@@ -53,7 +53,7 @@ from torch import Tensor, nn
 from engine.compute import Compute
 from engine.data.base import Images
 from engine.models.neurons import units
-from engine.pruning.fold import before
+from engine.pruning.fold import upstream
 from engine.resume import passes
 from engine.scores.base import Evidence, Score, Scores
 from engine.scores.rnp_levels import Scaled, plain, shrinkage
@@ -89,7 +89,7 @@ class _Seen:
         """What comes before the first mask is computed once for images (N, C, H, W) that stay as they are."""
         if self._change is not None:
             x = torch.cat([self._changed(compute.images(part)) for part in x.split(compute.batch)])
-        self._at, parts = before(self.learner.model, self.learner.first, x, compute)
+        self._at, parts = upstream(self.learner.model, self.learner.first, x, compute)
         self._before = torch.cat(parts) if self._at else self._before
 
     def logits(self, index: Tensor, x: Tensor) -> Tensor:

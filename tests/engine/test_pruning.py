@@ -13,7 +13,18 @@ from engine.metrics import TestSet, answers
 from engine.models.masking import apply_cut, masked
 from engine.pruning.cut import cut_at, edited, thresholds
 from engine.pruning.sweep import counts_for, sweep
-from engine.pruning.thresholds import HeldOut, by_knee, by_oracle, by_tolerance, cross_fit, cut_of, ladder, whole_ladder
+from engine.pruning.thresholds import (
+    HeldOut,
+    Policy,
+    by_knee,
+    by_oracle,
+    by_policy,
+    by_tolerance,
+    cross_fit,
+    cut_of,
+    ladder,
+    whole_ladder,
+)
 from engine.scores import SCORES, Evidence
 from tests.tiny import RNP_SETTINGS, Planted
 
@@ -202,3 +213,11 @@ def test_the_ladder_goes_on_to_all_units_for_scores_of_one_layer() -> None:
     assert set(ladder(256)) < set(found)
     assert (np.diff(found) > 0).all()
     assert np.diff(found).max() <= 256 / 16
+
+
+def test_the_tolerance_ends_where_suspicion_does() -> None:
+    held_out, values = _held_out([0, 0.01, 0.02, 0.05]), np.linspace(0, 1, 100, dtype=np.float32)
+    assert by_policy(held_out, Policy(tolerance=0.02), values) == 20
+    assert by_policy(held_out, Policy(tolerance=0.02, least=0.9), values) == 10
+    assert by_policy(held_out, Policy(tolerance=0.01, least=0.5), values) == 10
+    assert "least" not in Policy().model_dump()
