@@ -129,11 +129,13 @@ def test_the_prose_is_true_of_the_shipped_demos() -> None:
     assert value("adaptive_blend.spec.attack.params.cover") == 0.01
     assert value("badnets.loudest.clean") < 0 < 1 < value("badnets.loudest.triggered")
     assert value("badnets.rnp.native") < value("badnets.gallery.threshold")
-    assert 45 < value("badnets.overlap.rnp.activation") < 90
+    assert 120 * 120 / 2400 < value("badnets.overlap.rnp.activation") < 45  # more than by chance
     assert max(value("badnets.rnp.chosen.asr"), value("badnets.activation.chosen.asr")) < 10
     assert abs(value("badnets.rnp.chosen.acc") - value("badnets.activation.chosen.acc")) < 1.5
     assert value("badnets.random.chosen.asr") > 90
     assert value("sig.gallery.asr_after") > 70
+    shirt, shirt_top = 6, 0
+    assert (value("sig.rnp.log.favourite"), value("sig.spec.attack.params.target")) == (shirt, shirt_top)
     assert value("sig.rnp.tamed.acc") < 50 < 90 < value("badnets.rnp.tamed.acc")
 
 
