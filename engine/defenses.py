@@ -114,7 +114,7 @@ DEFENSES.add(
         # Masks learned from half of the images judge, and held-out accuracy falls sooner than under those that cut: on
         # the models that settings were chosen on, by about a point. There a mask of a half parts the filters that the
         # label needed from those that it did not; what is cut beyond costs accuracy and takes no ASR that is left.
-        policies={"small": {"tolerance": 0.02, "folds": 2, "least": 0.5}},
+        policies={"small": {"tolerance": 0.03, "folds": 2, "least": 0.5}},
     ),
 )
 
