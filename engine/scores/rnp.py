@@ -487,9 +487,12 @@ class RNP(Score):
         optimizer = torch.optim.Adam([change], lr=0.3 * self.reach)
         log: list[dict[str, float]] = []
 
-        def changed(x: Tensor) -> Tensor:
+        def shorten() -> None:
             with torch.no_grad():
                 change.mul_((longest / change.norm()).clamp_max(1))
+
+        def changed(x: Tensor) -> Tensor:
+            shorten()
             return own((x + change).clamp(0, 1))
 
         kept = {"change": nn.ParameterList([change])}
@@ -500,8 +503,7 @@ class RNP(Score):
             now = f"looking for what still calls up the label, pass {k + 1}: {log[-1]['share']:.0%}"
             evidence.progress(now, 0.5 + 0.5 * (turn - 1) / self.rounds, loss=log[-1]["loss"])
         own.scales.requires_grad_(masks_learn)
-        with torch.no_grad():
-            change.mul_((longest / change.norm()).clamp_max(1))
+        shorten()
         return change.detach(), log
 
     def _towards(
@@ -548,18 +550,21 @@ class RNP(Score):
         led.scales = own.scales
         masks = nn.ParameterList([own.scales])
         optimizer = torch.optim.Adam(masks, lr=self.mask_lr)
-        seen = [_Seen(own, self.keep), _Seen(led, 1.0)]
-        if not self.augment:
-            for one in seen:
+        seen: list[_Seen] = []
+
+        def see(one: _Seen) -> None:
+            if not self.augment:
                 one.remember(evidence.images.x, evidence.compute)
+            seen.append(one)
+
+        see(_Seen(own, self.keep))
+        see(_Seen(led, 1.0))
         log: list[dict[str, float]] = []
         found: list[dict[str, float]] = []
         for turn in range(1, self.rounds + 1):
             if turn > 1:
                 change, rows = self.perturb(own, evidence, label, turn)
-                seen.append(_Seen(own, self.later, change))
-                if not self.augment:
-                    seen[-1].remember(evidence.images.x, evidence.compute)
+                see(_Seen(own, self.later, change))
                 found += rows
             done: list[dict[str, float]] = []
             for _ in passes(
