@@ -48,7 +48,7 @@ class Scoring(Spec):
     # Left out of the record at their defaults, like all that came later.
     per_class: int | None = param(
         None, label="Per class", help="Images of each class, in place of a number of all.", ge=1, step=1,
-        exclude_if=lambda n: n is None,
+        tacit=True,
     )  # fmt: skip
     imbalance: float = param(
         1.0,
@@ -58,7 +58,7 @@ class Scoring(Spec):
         ge=1,
         le=10_000,
         step=1,
-        exclude_if=lambda ratio: ratio == 1,
+        tacit=True,
     )
     trigger: Literal["none", "true", "recovered"] = param(
         "none",
@@ -66,15 +66,13 @@ class Scoring(Spec):
         help="Which trigger scores and repairs may use; true: oracle; recovered: what Neural Cleanse finds.",
     )
     # Left out of the record where there are none, so that the run ids of other defenses do not change.
-    recovery: dict[str, Any] = param(
-        {}, label="Recovery", help="Settings of Neural Cleanse.", exclude_if=lambda given: not given
-    )
+    recovery: dict[str, Any] = param({}, label="Recovery", help="Settings of Neural Cleanse.", tacit=True)
     # Left out of the record where it is not given, so that the run ids of other defenses do not change.
     training: bool = param(
         False,
         label="Training set",
         help="Whether the defender has the suspect's training set, as it was poisoned.",
-        exclude_if=lambda given: not given,
+        tacit=True,
     )
     # Both left out of the record where the suspect is the start.
     start: Literal["suspect", "unlearned"] = param(
@@ -82,11 +80,9 @@ class Scoring(Spec):
         label="Start",
         help="unlearned: scores are taken of the model that RNP has unlearned, and still cut the suspect; a repair "
         "without a score starts from that model.",
-        exclude_if=lambda start: start == "suspect",
+        tacit=True,
     )
-    unlearn: dict[str, Any] = param(
-        {}, label="Unlearning", help="RNP's settings for the start unlearned.", exclude_if=lambda given: not given
-    )
+    unlearn: dict[str, Any] = param({}, label="Unlearning", help="RNP's settings for the start unlearned.", tacit=True)
     mode: Mode = param("scale", label="Mode", help="Keep the bias (scale) or zero the output (silence).")
     policy: Policy = Policy()
     seed: int = param(0, label="Seed", help="Which images are drawn, and every other choice.", ge=0, step=1)

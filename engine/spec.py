@@ -59,9 +59,15 @@ def param(
     label: str,
     help: str,
     step: float | None = None,
+    tacit: bool = False,
     **limits: Any,
 ) -> Any:
-    """A field with everything a form needs; ``limits`` are pydantic's ``ge``, ``le``, ``gt``, ``lt``."""
+    """A field with everything a form needs; ``limits`` are pydantic's ``ge``, ``le``, ``gt``, ``lt``.
+
+    A ``tacit`` one is left out of records at its default: run ids from before there was such a field stay as they are.
+    """
+    if tacit:
+        limits["exclude_if"] = lambda value: value == default
     return Field(default, title=label, description=help, json_schema_extra={"step": step}, **limits)
 
 

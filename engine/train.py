@@ -57,12 +57,10 @@ class Training(Spec):
         help="Decay of an exponential moving average of the weights, which becomes the model; none: the last weights.",
         gt=0,
         lt=1,
-        exclude_if=lambda decay: decay is None,
+        tacit=True,
     )
     # Left out of the record where it is 1: the specification, and so the run id, of one process names none.
-    nproc: int = param(
-        1, label="Processes", help="Each takes its part of a batch.", ge=1, le=64, step=1, exclude_if=lambda n: n == 1
-    )
+    nproc: int = param(1, label="Processes", help="Each takes its part of a batch.", ge=1, le=64, step=1, tacit=True)
 
     @model_validator(mode="after")
     def _enough(self) -> Self:

@@ -183,7 +183,7 @@ class Attack(Spec):
         "all_to_one",
         label="Label rule",
         help="all_to_one: the target; all_to_all: the class after the true one; source: the target, from one class.",
-        exclude_if=lambda value: value == "all_to_one",
+        tacit=True,
     )
     source: int | None = param(
         None,
@@ -192,7 +192,7 @@ class Attack(Spec):
         "with their true labels in training (Tang et al. 2021).",
         ge=0,
         step=1,
-        exclude_if=lambda value: value is None,
+        tacit=True,
     )
 
     _classes: int = PrivateAttr(default=0)

@@ -45,7 +45,7 @@ class Blend(Attack):
         "noise",
         label="Pattern",
         help="Random noise, or a cartoon cat.",
-        exclude_if=lambda name: name == "noise",
+        tacit=True,
     )
     pattern_seed: int = param(0, label="Pattern seed", help="Which noise picture is blended in.", ge=0, step=1)
 

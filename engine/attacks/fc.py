@@ -84,7 +84,7 @@ class FeatureCollision(Attack):
         "any",
         label="Bases",
         help="What a target's poisons are made of: any pictures of the target class, or those closest in features.",
-        exclude_if=lambda value: value == "any",
+        tacit=True,
     )
     layers: Literal["last", "all"] = param(
         "last", label="Trained layers", help="What the victim trains: a new last layer, or the whole clean model."

@@ -44,7 +44,6 @@ class Policy(Spec):
     tolerance: float = param(
         0.01, label="Tolerance", help="Accepted drop of held-out accuracy (a fraction).", ge=0, le=0.5, step=0.001
     )
-    # Left out of the record at its default, so that the run ids of usual settings do not change.
     least: float = param(
         0.0,
         label="Least suspicion",
@@ -52,7 +51,7 @@ class Policy(Spec):
         ge=0,
         le=1,
         step=0.05,
-        exclude_if=lambda least: least == 0,
+        tacit=True,
     )
     threshold: float | None = param(None, label="Threshold", help="Suspicion at or above which units are cut.")
     fraction: float = param(0.05, label="Fraction", help="Share of all units to cut.", ge=0, le=1, step=0.01)

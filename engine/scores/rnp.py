@@ -180,17 +180,14 @@ class RNP(Score):
         label="Recover against",
         help="all: cross-entropy, as published; label: only what went to the answer that the unlearned model favours.",
     )
-    # The next nine are left out of the record at their defaults, so that the run ids of usual settings do not change.
     ground: Literal["unlearned", "label"] = param(
         "unlearned",
         label="Masks learned on",
         help="unlearned: the unlearned model, as published; label: the suspect led to the label that the unlearned "
         "model favours, together with the suspect itself.",
-        exclude_if=lambda ground: ground == "unlearned",
+        tacit=True,
     )
-    lead_lr: float = param(
-        3e-5, label="Leading rate", help="SGD rate towards the label.", gt=0, le=1, exclude_if=lambda lr: lr == 3e-5
-    )
+    lead_lr: float = param(3e-5, label="Leading rate", help="SGD rate towards the label.", gt=0, le=1, tacit=True)
     lead_passes: int = param(
         30,
         label="Leading passes",
@@ -198,7 +195,7 @@ class RNP(Score):
         ge=1,
         le=200,
         step=1,
-        exclude_if=lambda n: n == 30,
+        tacit=True,
     )
     lead_to: float = param(
         0.9,
@@ -207,7 +204,7 @@ class RNP(Score):
         gt=0,
         le=1,
         step=0.05,
-        exclude_if=lambda share: share == 0.9,
+        tacit=True,
     )
     rounds: int = param(
         1,
@@ -217,7 +214,7 @@ class RNP(Score):
         ge=1,
         le=10,
         step=1,
-        exclude_if=lambda n: n == 1,
+        tacit=True,
     )
     later: float = param(
         0.5,
@@ -226,7 +223,7 @@ class RNP(Score):
         ge=0,
         le=10,
         step=0.1,
-        exclude_if=lambda weight: weight == 0.5,
+        tacit=True,
     )
     keep: float = param(
         1.0,
@@ -235,7 +232,7 @@ class RNP(Score):
         ge=0,
         le=100,
         step=1,
-        exclude_if=lambda weight: weight == 1,
+        tacit=True,
     )
     reach: float = param(
         0.1,
@@ -244,7 +241,7 @@ class RNP(Score):
         gt=0,
         le=1,
         step=0.01,
-        exclude_if=lambda far: far == 0.1,
+        tacit=True,
     )
     reach_passes: int = param(
         10,
@@ -253,7 +250,7 @@ class RNP(Score):
         ge=1,
         le=100,
         step=1,
-        exclude_if=lambda n: n == 10,
+        tacit=True,
     )
     batch: int = param(128, label="Batch size", help="Images per step.", ge=2, le=1024, step=1)
     augment: bool = param(True, label="Augment", help="Random shift and flip, as in the official code.")
@@ -262,14 +259,14 @@ class RNP(Score):
         "neuron",
         label="Unlearning level",
         help="neuron: every weight climbs; filter: one scale per filter does, the weights are frozen.",
-        exclude_if=lambda level: level == "neuron",
+        tacit=True,
     )
     recover_level: Level = param(
         "filter",
         label="Recovery level",
         help="filter: one mask per filter is learned; neuron: every weight is, and a filter's mask is how much of it "
         "is left.",
-        exclude_if=lambda level: level == "filter",
+        tacit=True,
     )
 
     @model_validator(mode="after")
