@@ -139,6 +139,8 @@ DEFENSES.add(
         "unlearning_gradient",
     ),
 )
+#: As published, the tuning stops where held-out clean images are answered best. On networks that were trained for few
+#: epochs that is the first pass or two, with the backdoor as it was; triggered ones say when it is gone.
 DEFENSES.add(
     "grad_prune",
     Defense(
@@ -146,6 +148,7 @@ DEFENSES.add(
         "Cut the filter that would change most if triggered images had to be answered correctly, ask again, stop when "
         "it no longer helps; then tune on clean and triggered images.",
         "grad_prune",
+        {"published": {}, "small": {"repair.stop": "trained"}},
         repair="joint",
         policy="native",
     ),
@@ -258,6 +261,7 @@ DEFENSES.add(
     Defense(
         "Joint fine-tuning",
         "Train on clean images and on the same images with the trigger, all with their true labels.",
+        presets={"published": {}, "small": {"stop": "trained"}},
         repair="joint",
     ),
 )

@@ -4,7 +4,8 @@ Dunnett et al. 2024, https://arxiv.org/abs/2405.03918
 
 Train on clean images and on the same images with the trigger, both with their true labels: what a cut has damaged is
 mended, and what is left of the backdoor contradicts every step. A part of the clean images is kept aside; the state
-with the lowest clean loss there is the result.
+with the lowest clean loss there is the result. Where a network meets triggered images as a stranger does, clean loss
+rises from the first pass on and that state still has the backdoor: ``stop`` can ask what is trained on instead.
 
     min_theta  CE(f(x), y) + CE(f(T(x)), y)
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import copy
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,16 +45,26 @@ class Joint(Tuning, Repair):
         0.1, label="Validation", help="Share of the clean images that says when to stop.", gt=0, lt=1, step=0.05
     )
     patience: int = param(10, label="Patience", help="Passes in a row without a lower loss.", ge=1, le=1000, step=1)
+    stop: Literal["clean", "trained"] = param(
+        "clean",
+        label="Stopped by",
+        help="Loss of held-out images: clean ones, as published, or such as it trains on.",
+        tacit=True,
+    )
 
     def run(self, model: nn.Module, evidence: Evidence) -> Repaired:
         train, kept = split_off(evidence.images, self.validation)
         best, compute = copy.deepcopy(model), evidence.compute
 
-        def step(x: Tensor, y: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+        def parts_of(x: Tensor) -> list[Tensor]:
             assert evidence.trigger is not None
-            parts = [x] if self.data != "triggered" else []
-            if self.data != "clean":
-                parts.append(compute.images(evidence.trigger.trigger(x.cpu())))
+            triggered = [] if self.data == "clean" else [compute.images(evidence.trigger.stamped(x.cpu()))]
+            return triggered if self.data == "triggered" else [x, *triggered]
+
+        judges = parts_of(kept.x) if self.stop == "trained" else [kept.x]
+
+        def step(x: Tensor, y: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+            parts = parts_of(x)
             # One batch, so that one normalisation has to serve both.
             with compute.autocast():
                 logits = model(torch.cat(parts)).float()
@@ -61,7 +73,7 @@ class Joint(Tuning, Repair):
             return loss, logits[: len(y)]
 
         def judge(rows: list[dict[str, float]]) -> dict[str, float]:
-            loss = float(F.cross_entropy(compute.logits(model, kept.x), kept.y))
+            loss = float(np.mean([float(F.cross_entropy(compute.logits(model, x), kept.y)) for x in judges]))
             if loss < min((row["validation"] for row in rows), default=torch.inf):
                 best.load_state_dict(model.state_dict())
             return {"validation": loss}

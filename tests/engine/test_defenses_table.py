@@ -45,7 +45,7 @@ def test_a_preset_that_changed_makes_its_rows_anew(table: Path, monkeypatch: pyt
 
 def test_the_readmes_tables() -> None:
     key, sig = (Key(name, "rnp", 500, 0, "small") for name in ("badnets", "sig"))
-    fc = Key("fc", "grad_prune", 500, 0, "published")
+    fc = Key("fc", "grad_prune", 500, 0, "small")
     refused = defenses.row(fc, {"state": "failed", "reason": "expected a trigger, got none"})
     printed = defenses.markdown({key: done(key), sig: done(sig), fc: refused})
     assert "| Feature Collision | pending | pending | not possible | pending |" in printed

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from engine.cli import main
 from engine.compute import Compute, generator
+from engine.data.splits import split_off
 from engine.metrics import Answers, TestSet, answers
 from engine.models.neurons import no_units
 from engine.repairs import REPAIRS
@@ -103,6 +105,21 @@ def test_an_interrupted_repair_goes_on_with_the_same_bits(
         return repair(planted.model, evidence(planted, compute, keep=keep)).model.state_dict()
 
     assert_resumes(work, tmp_path, [1, 0])
+
+
+@pytest.mark.parametrize(("stop", "data", "judges"), [
+    ("clean", "both", "c"), ("trained", "both", "ct"), ("trained", "clean", "c"), ("trained", "triggered", "t"),
+])  # fmt: skip
+def test_joint_tuning_is_stopped_by_the_images_it_says(
+    stop: str, data: str, judges: str, planted: Planted, compute: Compute
+) -> None:
+    given = evidence(planted, compute)
+    joint = REPAIRS["joint"].build({"epochs": 1, "batch": 45, "stop": stop, "data": data})
+    made = joint(planted.model, given)
+    kept = split_off(given.images, 0.1)[1]
+    seen = {"c": kept.x, "t": planted.attack.bound(4).stamped(kept.x)}
+    losses = [float(F.cross_entropy(compute.logits(made.model, seen[kind]), kept.y)) for kind in judges]
+    assert made.log["tune"][0]["validation"] == pytest.approx(sum(losses) / len(losses))
 
 
 def test_commands(suspect: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
