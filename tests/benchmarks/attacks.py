@@ -58,8 +58,8 @@ class Key(NamedTuple):
 
 #: Why a row falls short, where the cause was found.
 REASONS: dict[Key, str] = {
-    Key("adaptive_gradient", 0): "the penalty that spreads the backdoor costs accuracy: the same training without it is "
-    "BadNets, which loses 0.2 points",
+    Key("adaptive_gradient", 0): "the penalty that spreads the backdoor costs accuracy: the same training without it "
+    "is BadNets, which loses 0.2 points",
 }
 #: All attacks, most wanted first.
 EVERY = (*TWELVE, *(name for name in ATTACKS if name not in TWELVE))
