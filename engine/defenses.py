@@ -281,7 +281,7 @@ DEFENSES.add(
         "Influence removal",
         "Remove the training samples that taught the answer to the trigger, and train a fresh network on the rest.",
         # As the small attack models are trained: few passes at a high rate.
-        presets={"published": {}, "quick": {"epochs": 4, "lr": 0.1, "augment": False}},
+        presets={"published": {}, "quick": {"epochs": 4, "augment": False}},
         repair="influence",
     ),
 )

@@ -6,32 +6,37 @@ Put the trigger on a few clean images and ask which training samples taught the 
 target. A sample did if a step on it is a step towards that answer too: if the two gradients point the same way. Those
 samples are the poison; they are removed, and a fresh network is trained on the rest.
 
-    influence(z) = mean_t  < grad L(z), grad L(T(x_t), target) >,    gradients of the last linear layer only, at the end
-    of that layer  grad L = (p - onehot) (h, 1)^T,  so the product is  < p - e, p' - e' > (< h, h'> + 1)
+    m(z) = log p_y(z) / (1 - p_y(z))        how sure the network is of a sample's label
+    influence(z) = < grad m(z), v >,    v = mean_t grad m(T(x_t), target),    gradients of all weights
+    measured as  m(z) under theta  -  m(z) under theta - e v:  whose answers fall when the trigger's do
 
-The paper adds up checkpoints of the training; a defender has the last state alone, where poison is known by heart and
-its gradients are next to nothing. So by default they are brought to length 1 and their directions compared
-(RelatIF, Barshan et al. 2020, argues the same way): a few hard clean samples would otherwise come first.
+Nothing is computed sample by sample: one step away from the trigger's answers and two looks at the training set give
+all products. Two things differ from the paper. It adds up checkpoints of the training; a defender has the last state
+alone, where poison is known by heart and gradients of the loss are next to nothing. Those of m are not, as in TRAK
+(Park et al. 2023, https://arxiv.org/abs/2303.14186). And they are not taken of the last layer only: there a backdoor
+looks like its target class, whose clean samples came before the poison in every trial.
 
-What it costs: one pass over the training set for the influence, then a whole training from scratch. The number of
+What it costs: two looks at the training set for the influence, then a whole training from scratch. The number of
 poisoned samples is not known, so that a fixed share is removed; what is clean among it is lost.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.attacks.learning import inputs_of
-from engine.compute import BATCH, Compute
+from engine.compute import Compute
 from engine.repairs.base import Repair, Repaired
 from engine.repairs.tuning import Tuning, afresh, tune
 from engine.scores.base import Evidence
 from engine.spec import again, param
+
+#: Samples between two words on the progress.
+_AT_ONCE = 1000
 
 
 class Influence(Tuning, Repair):
@@ -45,7 +50,18 @@ class Influence(Tuning, Repair):
         0.15, label="Removed", help="Share of the training set that is removed.", gt=0, lt=1, step=0.01
     )
     probes: int = param(50, label="Probes", help="Triggered images that are asked about.", ge=1, le=10000, step=1)
-    unit: bool = param(True, label="Directions", help="Compare directions of gradients; without: as in the paper.")
+    step: float = param(
+        0.2,
+        label="Step",
+        help="How much of their sureness the probes should lose by the step that the training set is looked at before "
+        "and after.",
+        gt=0,
+        le=1,
+        step=0.05,
+    )
+    # No schedule is published for the training that follows: it is what networks of this size need.
+    epochs: int = again(Tuning, "epochs", 15)
+    lr: float = again(Tuning, "lr", 0.1)
     batch: int = again(Tuning, "batch", 128)
 
     def run(self, model: nn.Module, evidence: Evidence) -> Repaired:
@@ -54,16 +70,14 @@ class Influence(Tuning, Repair):
         trigger, training, compute = evidence.trigger, evidence.training, evidence.compute
         probes = evidence.images[trigger.changed(evidence.images.y)][: self.probes]
         wanted = trigger.label(probes.y)
-        evidence.progress("reading the gradients of the training set", 0.0)
-        asked = gradients(model, trigger.stamped(probes.x), wanted, compute, self.unit)
-        mean = torch.einsum("nc,nd->cd", *asked) / len(probes)
-        found = []
-        for k, part in enumerate(torch.arange(len(training)).split(BATCH)):
+        away = stepped(model, trigger.stamped(probes.x), wanted, self.step, compute)
+        parts = []
+        for done, part in enumerate(torch.arange(len(training)).split(_AT_ONCE)):
+            evidence.progress("looking at the training set", 0.1 * done * _AT_ONCE / len(training))
             images = training[part]
-            error, inputs = gradients(model, images.x, images.y, compute, self.unit)
-            found.append(((error @ mean) * inputs).sum(1))
-            evidence.progress("reading the gradients of the training set", 0.1 * (k + 1) * BATCH / len(training))
-        influence = torch.cat(found)
+            before, after = (margins(compute.logits(each, images.x), images.y) for each in (model, away))
+            parts.append(before - after)
+        influence = torch.cat(parts)
         goes = torch.zeros(len(training), dtype=torch.bool)
         goes[influence.argsort(descending=True, stable=True)[: round(self.removed * len(training))]] = True
         fresh, whole = afresh(evidence, "fresh")
@@ -73,25 +87,26 @@ class Influence(Tuning, Repair):
         return Repaired(fresh, log={**about, "tune": log}, extras=extras)
 
 
-def gradients(model: nn.Module, x: Tensor, y: Tensor, compute: Compute, unit: bool) -> tuple[Tensor, Tensor]:
-    """The loss's gradient at the last linear layer, image by image: its two factors (N, classes) and (N, inputs + 1).
+def margins(logits: Tensor, y: Tensor) -> Tensor:
+    """How sure a network is of labels ``y`` (N,): the log of p / (1 - p), from logits (N, classes)."""
+    own = logits.gather(1, y[:, None])
+    others = logits.scatter(1, y[:, None], -torch.inf)
+    return own.squeeze(1) - others.logsumexp(1)
+
+
+def stepped(model: nn.Module, x: Tensor, y: Tensor, share: float, compute: Compute) -> nn.Module:
+    """A copy of a model in evaluation mode, one step down the gradient of how sure it is of images ``x`` (N, C, H, W).
 
     Args:
-        unit: whether each image's gradient is brought to length 1.
-
-    Raises:
-        ValueError: if the network has no linear layer.
+        y: their labels (N,).
+        share: how much of its mean sureness the step takes, to first order.
     """
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    if not linear:
-        raise ValueError("expected a network with a linear last layer for the influence of samples, got none")
-    with inputs_of(linear[-1]) as seen:
-        logits = compute.logits(model, x)
-    own = F.one_hot(y, logits.shape[1])
-    # p - onehot, with the label's own entry from the others: 1 - p of a sure answer would be rounded away.
-    error = logits.double().softmax(1) * (1 - own)
-    error -= own * error.sum(1, keepdim=True)
-    inputs = F.pad(torch.cat(seen).float().cpu(), (0, 1), value=1.0)
-    if unit:
-        return F.normalize(error, eps=1e-300).float(), F.normalize(inputs)
-    return error.float(), inputs
+    away = compute.model(copy.deepcopy(model)).eval().requires_grad_(True)
+    sure = margins(away(compute.images(x)).float(), y.to(compute.torch_device)).mean()
+    sure.backward()
+    slopes = [(weight, weight.grad) for weight in away.parameters() if weight.grad is not None]
+    rate = share * float(sure.detach().abs()) / max(sum(float(slope.square().sum()) for _, slope in slopes), 1e-30)
+    with torch.no_grad():
+        for weight, slope in slopes:
+            weight.sub_(slope, alpha=rate)
+    return away.requires_grad_(False)

@@ -1,53 +1,48 @@
-"""Influence: the gradients are those of the last layer, and the poison of a suspect that learned it comes first."""
+"""Influence: one step gives all products of gradients, and the poison of a suspect that learned it comes first."""
 
 from __future__ import annotations
 
+import copy
+import math
+
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from engine.compute import Compute, generator
 from engine.metrics import TestSet, answers
 from engine.models.masking import apply_cut
 from engine.models.neurons import no_units
-from engine.repairs.influence import Influence, gradients
+from engine.repairs.influence import Influence, margins, stepped
 from engine.scores import Evidence
 from engine.train import Training, train
-from tests.tiny import Planted, TinyNet, tiny_model
+from tests.tiny import Planted, tiny_model
 
 FEW = {"epochs": 5, "lr": 0.05, "batch": 50, "augment": False}
 
 
-def test_the_factors_are_those_of_the_last_layers_gradient(planted: Planted, compute: Compute) -> None:
-    images = planted.data.test[:5]
-    error, inputs = gradients(planted.model, images.x, images.y.flip(0), compute, unit=False)
-    net = planted.model.net
-    assert isinstance(net, TinyNet)
-    for k in range(5):
-        net.requires_grad_(True)
-        loss = F.cross_entropy(planted.model(images.x[k : k + 1].float() / 255), images.y.flip(0)[k : k + 1])
-        weight, bias = torch.autograd.grad(loss, [net.fc.weight, net.fc.bias])
-        outer = error[k][:, None] * inputs[k][None]
-        assert torch.allclose(outer, torch.cat([weight, bias[:, None]], 1), atol=1e-5)
+def test_a_step_away_from_the_probes_gives_all_products_of_gradients(planted: Planted) -> None:
+    exact = Compute("cpu", exact=True)
+    asked, seen = planted.data.test[:4], planted.data.test[4:12]
+    away = stepped(planted.model, asked.x, asked.y, 1e-3, exact)
+    found = margins(exact.logits(planted.model, seen.x), seen.y) - margins(exact.logits(away, seen.x), seen.y)
+    model = copy.deepcopy(planted.model).requires_grad_(True)
+
+    def slope(x: Tensor, y: Tensor) -> Tensor:
+        sure = margins(model(x.float() / 255), y).mean()
+        grads = torch.autograd.grad(sure, list(model.parameters()), allow_unused=True, materialize_grads=True)
+        return torch.cat([grad.flatten() for grad in grads])
+
+    way = slope(asked.x, asked.y)
+    products = torch.stack([slope(seen.x[k : k + 1], seen.y[k : k + 1]) @ way for k in range(len(seen))])
+    assert torch.nn.functional.cosine_similarity(found, products, dim=0) > 0.999
+    assert not any(p.grad is not None for p in planted.model.parameters())
 
 
-def test_a_sure_answer_has_a_direction_still(compute: Compute) -> None:
-    class Sure(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc = nn.Linear(3, 3, bias=False)
-            nn.init.eye_(self.fc.weight)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.fc(x.flatten(1))
-
-    x = torch.tensor([90.0, 1.0, 0.0]).reshape(1, 3, 1, 1)  # 1 - p is 3e-39
-    error, inputs = gradients(Sure(), x, torch.tensor([0]), compute, unit=True)
-    other = torch.tensor([1.0, 0.0]).softmax(0)
-    expected = F.normalize(torch.cat([torch.tensor([-1.0]), other]), dim=0)
-    assert torch.allclose(error[0], expected, atol=1e-5)
-    assert float(inputs.norm()) == pytest.approx(1)
+def test_sureness_of_a_sure_answer_is_not_rounded_away() -> None:
+    logits = torch.tensor([[90.0, 1.0, 0.0], [0.0, 1.0, 90.0]])  # 1 - p is 3e-39
+    assert margins(logits, torch.tensor([0, 0])).tolist() == pytest.approx([90 - 1.3133, -90.0], abs=1e-3)
+    assert margins(torch.zeros(1, 4), torch.tensor([2])).tolist() == pytest.approx([-math.log(3)])
 
 
 def test_poison_comes_first_and_what_is_left_teaches_no_backdoor(planted: Planted, compute: Compute) -> None:
@@ -83,8 +78,3 @@ def test_what_was_cut_of_the_suspect_is_not_cut_of_the_new_network(planted: Plan
     copied = tiny_model(seed=1)
     apply_cut(copied, cut)
     assert float(copied.state_dict()["net.bn2.weight"][-1]) == 0
-
-
-def test_a_network_without_a_linear_layer_is_refused(compute: Compute) -> None:
-    with pytest.raises(ValueError, match="^expected a network with a linear last layer"):
-        gradients(nn.Flatten(), torch.zeros(1, 1, 2, 2), torch.tensor([0]), compute, unit=True)
