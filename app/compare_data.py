@@ -13,12 +13,15 @@ import streamlit as st
 
 from app import comparison, data
 from app.comparison import Row
+from app.palette import percent
 from app.state import PREFIX
 from engine.paths import ASSETS
 from engine.runs.store import BY_ID
 
 #: ``$UNMASK_TABLE`` puts another in its place, for tests.
 TABLE = Path(os.environ.get("UNMASK_TABLE") or ASSETS / "results" / "defenses.json")
+#: What others published of the same attacks and defenses, on other data and networks.
+PUBLISHED = ASSETS / "results" / "published.json"
 COVERED = "a covered suspect"
 
 
@@ -69,6 +72,20 @@ def aliases(listed: Sequence[data.Listed]) -> dict[str, str]:
     """The name in the menus by what else a suspect may be called: its run's id, and its folder."""
     found = {f"{BY_ID}{suspect.run.id}": suspect.name for suspect in listed}
     return found | {str(suspect.run.folder.resolve()): suspect.name for suspect in listed}
+
+
+def published(suspect: str, defense: str) -> str | None:
+    """What others published of a defense of a shipped suspect's attack, in a line; None if nothing is known."""
+    known = json.loads(PUBLISHED.read_text())
+    for row in known["rows"]:
+        if (f"{PREFIX}{row['attack']}", row["defense"]) == (suspect, defense):
+            source = known["sources"][row["source"]]
+            parts = [
+                f"{n.upper()} {percent(row[f'{n}_before'])} \u2192 {percent(row[f'{n}_after'])}" for n in ("acc", "asr")
+            ]
+            parts += [f"RA {percent(row['ra_after'])}"] if "ra_after" in row else []
+            return f"Published: {', '.join(parts)} ({source['title']}: {source['setting']})."
+    return None
 
 
 def entries(table: Path) -> list[dict[str, Any]]:

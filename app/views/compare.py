@@ -191,6 +191,8 @@ def _detail(found: Matrix, rows: Sequence[Row], picked: Picked | None) -> None:
     of = [row for row in rows if (row.suspect, row.column) == picked and row.state == "done"]
     head = f"{found.attacks[suspect]}, {found.names[column]}"
     panels.note(f"{head}: {_figures(of)}" if of else f"{head}: not measured yet.")
+    if any(row.seen for row in of) and (elsewhere := compare_data.published(suspect, column[0])):
+        panels.note(elsewhere)
     signs.show(list({sign["code"]: sign for row in of for sign in row.signs}.values()))
 
 

@@ -231,11 +231,22 @@ def test_a_chosen_cell_is_said_in_words_and_can_be_run_here(open_page: Open) -> 
     assert "Blend, RNP: ACC after 92." in words(at)
     assert "ASR after 73.7\u202f% (72.8 to 74.6)" in words(at)
     assert "2 seeds, widest intervals" in words(at)
+    assert "Published" not in words(at)
     at.button(key="run-cell").click().run()
     assert [job.argv for job in jobs.jobs()] == [("defend", "demo:blend", "--defense", "rnp", "--samples", "500")]
     at.session_state["matrix-cells"] = {"selection": {"rows": [], "columns": [], "cells": [(2, "TAC \u25c7")]}}
     at.run()
     assert "Clean twin, TAC \u25c7: not measured yet." in words(at)
+
+
+def test_what_others_published_stands_beside_a_chosen_cell_once_the_attack_may_be_known(open_page: Open) -> None:
+    cell = {"selection": {"rows": [], "columns": [], "cells": [(0, "RNP")]}}
+    line = "Published: ACC 93.4\u202f% \u2192 90.9\u202f%, ASR 100.0\u202f% \u2192 1.1\u202f%"
+    for role, shown in (("oracle", True), ("defender", False)):
+        at = open_page(role=role)
+        at.session_state["matrix-cells"] = cell
+        at.run()
+        assert (line in words(at)) == shown
 
 
 def test_answers_are_counted_on_demand_for_a_run_and_for_a_default_cut(

@@ -32,6 +32,7 @@ from engine.spec import digest
 from tests.benchmarks.attacks import TWELVE
 
 TABLE = ASSETS / "results" / "defenses.json"
+PUBLISHED = ASSETS / "results" / "published.json"
 #: Every defense meets these; the twelve attacks meet :data:`MAIN`.
 FIRST = ("badnets", "blend", "sig")
 MAIN = ("rnp", "grad_prune", "fine_pruning")
@@ -156,7 +157,9 @@ def words(found: dict[str, Any]) -> str:
 
 
 def markdown(rows: dict[Key, dict[str, Any]]) -> str:
-    """The README's tables of seed 0 and 500 images: the attacks under the main defenses, the first ones under all."""
+    """The README's tables of seed 0 and 500 images: the attacks under the main defenses, the first ones under all, and
+    what others published beside it.
+    """
 
     def found(attack: str, defense: str, name: str) -> dict[str, Any] | None:
         row = rows.get(Key(attack, defense, SAMPLES[0], SEEDS[0], name))
@@ -192,6 +195,20 @@ def markdown(rows: dict[Key, dict[str, Any]]) -> str:
                 cells = [what, lost, _after(row), ra, str(row["pruned"]), f"{row['seconds']:.0f}"]
                 cells += [cell(found(other, defense, name)) if name == preset(defense) else "" for other in others]
                 lines.append(f"| {' | '.join(cells)} |")
+    heads = [f"`{name}`, {where}" for name in FIRST for where in ("published", "here")]
+    lines += ["", f"| loss / ASR after | {' | '.join(heads)} |", "| --- |" + " --- |" * len(heads)]
+    elsewhere: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in json.loads(PUBLISHED.read_text())["rows"]:
+        elsewhere.setdefault(row["defense"], {})[row["attack"]] = row
+    for defense, by_attack in elsewhere.items():
+        cells = []
+        for attack in FIRST:
+            theirs = by_attack.get(attack)
+            here = found(attack, defense, "published") or found(attack, defense, preset(defense))
+            lost = 100 * (theirs["acc_before"] - theirs["acc_after"]) if theirs else 0.0
+            cells.append(f"{lost:.1f} / {100 * theirs['asr_after']:.1f} %" if theirs else "")
+            cells.append(f"{100 * here['acc_drop']:.1f} / {100 * here['asr_after']:.1f} %" if here and theirs else "")
+        lines.append(f"| {DEFENSES[defense].title} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -52,3 +52,4 @@ def test_the_readmes_tables() -> None:
     assert "| BadNets | 1.5 / 5.5 % [5.0, 6.0] | pending | pending | pending |" in printed
     of_badnets = "| Reconstructive Neuron Pruning, small | 1.5 [1.0, 2.0] | 5.5 % [5.0, 6.0] | 86.8 % | 120 | 90 |"
     assert f"{of_badnets} pending | 1.5 / 5.5 % [5.0, 6.0] |" in printed
+    assert "| Reconstructive Neuron Pruning | 2.5 / 1.1 % | 1.5 / 5.5 % |  |  |  |  |" in printed
