@@ -14,6 +14,8 @@ HUES: dict[Figure, Measure] = {"asr": "asr", "acc_drop": "acc", "ra": "ra"}
 #: Where a column's colour is at its full strength; else at the largest value.
 FULL: dict[Figure, float] = {"asr": 100, "acc_drop": 10, "ra": 100, "der": 100}
 ATTACK = "Attack"
+#: Share of the suspects that the most tried defense met: means over fewer are not compared with its.
+NEARLY_ALL = 0.8
 #: Where a column says whether it is an oracle's.
 ORACLE = -1
 
@@ -30,7 +32,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Suspects by defenses: oracle-free columns, best mean first, then the oracles' in the same order."""
+    """Suspects by defenses: oracle-free columns, then the oracles'; in both those that met nearly all suspects before
+    those that met few, best mean first.
+    """
 
     figure: Figure
     suspects: list[str]
@@ -43,12 +47,15 @@ class Matrix:
         values = [cell.value for (_, c), cell in self.cells.items() if c == column]
         return sum(values) / len(values) if values else None
 
+    def met(self, column: tuple[str, ...]) -> int:
+        """How many suspects a defense met."""
+        return sum(c == column for _, c in self.cells)
+
     @property
     def best(self) -> tuple[str, ...] | None:
         """The first oracle-free defense among those that met nearly all suspects that any of them met."""
         free = [c for c in self.columns if c[ORACLE] != "True"]
-        met = {c: sum((s, c) in self.cells for s in self.suspects) for c in free}
-        return next((c for c in free if met[c] >= 0.8 * max(met.values())), None)
+        return next((c for c in free if self.met(c) >= NEARLY_ALL * max(map(self.met, free))), None)
 
 
 def cell_of(values: Sequence[Value]) -> Cell:
@@ -71,11 +78,15 @@ def matrix(rows: Sequence[Row], figure: Figure) -> Matrix:
     found = Matrix(figure, list(attacks), [], names(done), attacks, cells)
     sign = 1 if KINDS[figure].lower else -1
 
+    columns = dict.fromkeys(row.column for row in done)
+    most = max(map(found.met, columns), default=0)
+
     def rank(column: tuple[str, ...]) -> tuple[bool, bool, float]:
         mean = found.mean(column)
-        return column[ORACLE] == "True", mean is None, 0.0 if mean is None else sign * mean
+        few = mean is None or found.met(column) < NEARLY_ALL * most
+        return column[ORACLE] == "True", few, float("inf") if mean is None else sign * mean
 
-    found.columns.extend(sorted(dict.fromkeys(row.column for row in done), key=rank))
+    found.columns.extend(sorted(columns, key=rank))
     return found
 
 
@@ -109,7 +120,7 @@ def sentence(found: Matrix, rows: Sequence[Row]) -> str:
     mean = None if best is None else found.mean(best)
     if best is None or mean is None:
         return f"{kind.name} {over}: no defense without an oracle has it yet."
-    name, met = found.names[best], sum((s, best) in found.cells for s in found.suspects)
+    name, met = found.names[best], found.met(best)
     if met < n:
         over = f"over the {met} of {n} suspects that it met"
     if found.figure == "asr":

@@ -58,7 +58,8 @@ def of_rows(
         words = _reach(found) if figure == there[0] else sentence(found, done)
         page.figure(partial(report_figures.matrix_map, found, words))
         page.note(
-            f"{KINDS[figure].name} in {KINDS[figure].unit}: {KINDS[figure].about}. Best mean first, oracles last."
+            f"{KINDS[figure].name} in {KINDS[figure].unit}: {KINDS[figure].about}. Best mean first, then "
+            "what met few suspects, oracles last."
         )
     _tradeoffs(page, done)
     for m in MEASURES:

@@ -167,7 +167,8 @@ def _controls(rows: Sequence[Row], figures: Sequence[Figure]) -> Figure:
 def _notes(found: Matrix, rows: Sequence[Row]) -> str:
     kind = KINDS[found.figure]
     oracles = ", oracles (\u25c7) at the right" if any(row.oracle for row in rows) else ""
-    parts = [f"{kind.name} in {kind.unit}: {kind.about}. Best mean first{oracles}."]
+    few = ", then what met few suspects" if len({found.met(column) for column in found.columns}) > 1 else ""
+    parts = [f"{kind.name} in {kind.unit}: {kind.about}. Best mean first{few}{oracles}."]
     seeds = sorted({cell.n for cell in found.cells.values()})
     if seeds and seeds[-1] > 1:
         few = f"{seeds[0]} to {seeds[-1]}" if seeds[0] < seeds[-1] else str(seeds[0])

@@ -144,9 +144,10 @@ def test_the_best_column_is_first_and_oracles_are_at_the_right() -> None:
     assert found.best == of(found, "RNP")[0]
     # A higher RA is the better one.
     assert [matrix(rows, "ra").names[c] for c in matrix(rows, "ra").columns] == ["CLP", "RNP", "TAC \u25c7"]
-    # One that met fewer suspects is not called the best.
+    # One that met fewer suspects is not called the best and comes after it.
     more = [*rows, row(suspect="demo:blend", attack="blend", defense="clp", title="CLP", asr_after=0.4)]
     assert matrix(more, "asr").best == of(matrix(more, "asr"), "CLP")[0]
+    assert [matrix(more, "asr").names[c] for c in matrix(more, "asr").columns][0] == "CLP"
 
 
 def test_columns_of_one_name_say_what_tells_them_apart() -> None:
