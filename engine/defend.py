@@ -215,7 +215,7 @@ def decide(spec: Scoring, suspect: Suspect, evidence: Evidence) -> Decision:
         )
         values = scores.values.numpy()
         threshold, _ = cut_of(
-            values, by_knee(held_out) if policy.name == "knee" else by_policy(held_out, policy, values)
+            values, by_knee(held_out) if policy.name == "knee" else by_policy(held_out, policy, scores)
         )
         return Decision(scores, held_out, threshold, scores.oracle)
     scores = score(suspect.model, evidence)
@@ -447,7 +447,7 @@ def _policies(decision: Decision, rows: list[dict[str, Any]], policy: Policy) ->
     values = decision.scores.values.numpy()
     found: list[dict[str, Any]] = []
     if decision.held_out is not None:
-        tolerated = by_policy(decision.held_out, policy, values)
+        tolerated = by_policy(decision.held_out, policy, decision.scores)
         counts = {"tolerance": tolerated, "knee": by_knee(decision.held_out)}
         found += [
             {"policy": p, "oracle": decision.oracle, "threshold": cut_of(values, c)[0]} for p, c in counts.items()

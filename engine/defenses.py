@@ -112,9 +112,9 @@ DEFENSES.add(
         "rnp",
         {"published": {}, "classic": RNP_CLASSIC, "small": RNP_SMALL},
         # Masks learned from half of the images judge, and held-out accuracy falls sooner than under those that cut: on
-        # the models that settings were chosen on, by about a point. There a mask of a half parts the filters that the
-        # label needed from those that it did not; what is cut beyond costs accuracy and takes no ASR that is left.
-        policies={"small": {"tolerance": 0.03, "folds": 2, "least": 0.5}},
+        # the models that settings were chosen on, by about a point. It hardly sees the first points of loss, either;
+        # that nothing calls up the label any more is seen sooner.
+        policies={"small": {"tolerance": 0.03, "folds": 2, "enough": True}},
     ),
 )
 

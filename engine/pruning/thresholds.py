@@ -1,9 +1,9 @@
 """How to choose a threshold: policies that turn a score into a cut.
 
 Five policies never see a trigger: ``tolerance`` (the last cut before held-out accuracy falls by more than a
-tolerance; with ``least`` it also ends where suspicion does), ``knee`` (where held-out accuracy turns down), ``native``
-(where the score's own paper stops), ``fixed`` and ``fraction``. ``oracle`` reads ASR on the test set and is marked so:
-it says what a score could do, not what a defender can do.
+tolerance; with ``enough`` it also ends where the score finds nothing left), ``knee`` (where held-out accuracy turns
+down), ``native`` (where the score's own paper stops), ``fixed`` and ``fraction``. ``oracle`` reads ASR on the test set
+and is marked so: it says what a score could do, not what a defender can do.
 
 Held-out accuracy is *cross-fitted* and the score is *bagged*: the defense images are split into an even number of
 folds, the score is computed once for each fold from that one and its followers, half of all images, and the final
@@ -44,13 +44,10 @@ class Policy(Spec):
     tolerance: float = param(
         0.01, label="Tolerance", help="Accepted drop of held-out accuracy (a fraction).", ge=0, le=0.5, step=0.001
     )
-    least: float = param(
-        0.0,
-        label="Least suspicion",
-        help="Units of less suspicion are not cut, even where held-out accuracy would allow it.",
-        ge=0,
-        le=1,
-        step=0.05,
+    enough: bool = param(
+        False,
+        label="Enough",
+        help="Cut no more once the score finds nothing suspicious left, even where held-out accuracy would allow it.",
         tacit=True,
     )
     threshold: float | None = param(None, label="Threshold", help="Suspicion at or above which units are cut.")
@@ -208,7 +205,10 @@ def _keep_scores(keep: Keep, found: list[Scores]) -> None:
     arrays = {f"values.{k}": scores.values.numpy() for k, scores in enumerate(found)}
     if found[0].unlearned is not None:
         arrays |= {f"unlearned.{name}": value.cpu().numpy() for name, value in found[0].unlearned.items()}
-    rows = [{"native": scores.native, "oracle": scores.oracle, "log": scores.log} for scores in found]
+    rows = [
+        {"native": scores.native, "oracle": scores.oracle, "enough": scores.enough, "log": scores.log}
+        for scores in found
+    ]
     keep.write("scores", arrays, rows)
 
 
@@ -229,10 +229,12 @@ def by_tolerance(held_out: HeldOut, tolerance: float) -> int:
     return int(held_out.counts[max(0, last)])
 
 
-def by_policy(held_out: HeldOut, policy: Policy, values: np.ndarray) -> int:
-    """Units to cut by ``tolerance`` of what a score (U,) suspects: at ``least`` so much, where the policy says so."""
+def by_policy(held_out: HeldOut, policy: Policy, scores: Scores) -> int:
+    """Units to cut by ``tolerance``; where the policy says so, no more than are ``enough``."""
     count = by_tolerance(held_out, policy.tolerance)
-    return min(count, int((values >= policy.least).sum())) if policy.least else count
+    if not policy.enough or scores.enough is None:
+        return count
+    return min(count, int((scores.values >= scores.enough).sum()))
 
 
 def by_knee(held_out: HeldOut) -> int:

@@ -56,13 +56,15 @@ class Evidence:
 class Scores:
     """``values`` float32 (U,), higher = more suspicious, NaN = never cut.
 
-    ``oracle`` says that the true trigger was used. ``unlearned`` is the state of the unlearned model, if one was
-    made; ``log`` holds whatever of the computation is worth keeping, as JSON values.
+    ``enough`` is a suspicion, too: cut what is at or above it, and the score finds nothing suspicious left. ``oracle``
+    says that the true trigger was used. ``unlearned`` is the state of the unlearned model, if one was made; ``log``
+    holds whatever of the computation is worth keeping, as JSON values.
     """
 
     values: Tensor
     native: float | None = None
     oracle: bool = False
+    enough: float | None = None
     unlearned: dict[str, Tensor] | None = None
     log: dict[str, Any] = field(default_factory=dict)
 

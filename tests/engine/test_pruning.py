@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -26,6 +27,7 @@ from engine.pruning.thresholds import (
     whole_ladder,
 )
 from engine.scores import SCORES, Evidence
+from engine.scores.base import Scores
 from tests.tiny import RNP_SETTINGS, Planted
 
 VALUES = np.array([0.5, 0.1, np.nan, 0.5, 0.9, 0.1], dtype=np.float32)
@@ -215,9 +217,12 @@ def test_the_ladder_goes_on_to_all_units_for_scores_of_one_layer() -> None:
     assert np.diff(found).max() <= 256 / 16
 
 
-def test_the_tolerance_ends_where_suspicion_does() -> None:
-    held_out, values = _held_out([0, 0.01, 0.02, 0.05]), np.linspace(0, 1, 100, dtype=np.float32)
-    assert by_policy(held_out, Policy(tolerance=0.02), values) == 20
-    assert by_policy(held_out, Policy(tolerance=0.02, least=0.9), values) == 10
-    assert by_policy(held_out, Policy(tolerance=0.01, least=0.5), values) == 10
-    assert "least" not in Policy().model_dump()
+def test_the_tolerance_ends_where_the_score_finds_nothing_left() -> None:
+    held_out, values = _held_out([0, 0.01, 0.02, 0.05]), torch.linspace(0, 1, 100)
+    scores, limited = Scores(values), Policy(tolerance=0.02, enough=True)
+    assert by_policy(held_out, Policy(tolerance=0.02), scores) == by_policy(held_out, limited, scores) == 20
+    scores = replace(scores, enough=0.9)
+    assert by_policy(held_out, Policy(tolerance=0.02), scores) == 20
+    assert by_policy(held_out, limited, scores) == 10
+    assert by_policy(held_out, limited, replace(scores, enough=0.5)) == 20
+    assert "enough" not in Policy().model_dump()
