@@ -90,6 +90,20 @@ def test_a_change_of_all_images_stays_within_reach_and_calls_up_the_label_until_
     assert torch.equal(again, change)
 
 
+def test_it_is_enough_to_cut_until_the_change_no_longer_calls_up_the_label(given: Evidence, planted: Planted) -> None:
+    score = RNP.build(SCORE.model_dump(), reach=0.2)
+    found = score(planted.model, given)
+    left = found.log["called"]
+    assert [row["pruned"] for row in left] == sorted({row["pruned"] for row in left})
+    assert left[0]["share"] > score.called >= left[-1]["share"]
+    assert found.enough is not None
+    assert int((found.values >= found.enough).sum()) == left[-1]["pruned"]
+    assert found.values[planted.unit] >= found.enough
+    # What nothing calls up in the first place says nothing of how much is enough.
+    assert RNP.build(score.model_dump(), called=1.0)(planted.model, given).enough is None
+    assert score(planted.model, replace(given, values_only=True)).enough is None
+
+
 def test_images_that_stay_as_they_are_go_through_the_first_stages_once(
     given: Evidence, label: int, planted: Planted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,5 +140,5 @@ def test_only_filters_are_masked_on_a_label() -> None:
 
 
 def test_the_published_record_is_as_it_was() -> None:
-    new = {"ground", "keep", "lead_lr", "lead_passes", "lead_to", "rounds", "later", "reach", "reach_passes"}
+    new = {"ground", "keep", "lead_lr", "lead_passes", "lead_to", "rounds", "later", "reach", "reach_passes", "called"}
     assert not new & RNP.build({}).model_dump().keys()
