@@ -179,9 +179,10 @@ def read() -> dict[Key, dict[str, Any]]:
 
 
 def holds(variant: Variant) -> str:
-    """What is asked of a model, and what the presets hold, which their names do not say."""
-    defense = DEFENSES[variant.defense]
-    return digest({"words": variant.words, "presets": defense.presets, "policy": defense.policies})
+    """What is asked of a model, and what its preset holds, which its name does not say."""
+    defense, words = DEFENSES[variant.defense], variant.words
+    preset = words[words.index("--preset") + 1] if "--preset" in words else defense.preset_for(0)
+    return digest({"words": words, "preset": defense.presets[preset], "policy": defense.policy_settings(preset)})
 
 
 def write(rows: dict[Key, dict[str, Any]]) -> None:
