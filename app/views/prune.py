@@ -331,8 +331,9 @@ def _held_out(frame: Frame, study: data.Study, now: data.Present) -> None:
     )
     panels.chart(drawn, "held-out")
     aside = " Hand edits are not in it." if now.edits else ""
-    looks = "this and at whether the clean pictures can still be led to the label, at no trigger"
-    panels.note(f"The default threshold looks at {looks}. Bands are paired 95\u202f% intervals.{aside}")
+    panels.note(
+        f"The default threshold looks at this and the scores, at no trigger. Bands are paired 95\u202f% intervals.{aside}"
+    )
 
 
 def _answers(frame: Frame, now: data.Present) -> None:
