@@ -332,7 +332,8 @@ def _held_out(frame: Frame, study: data.Study, now: data.Present) -> None:
     panels.chart(drawn, "held-out")
     aside = " Hand edits are not in it." if now.edits else ""
     panels.note(
-        f"The default threshold looks at this and the scores, at no trigger. Bands are paired 95\u202f% intervals.{aside}"
+        f"The default threshold looks at this and the scores, at no trigger. Bands are paired 95\u202f% "
+        f"intervals.{aside}"
     )
 
 
