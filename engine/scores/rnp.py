@@ -28,12 +28,12 @@ things at once: take its answer away there, and keep what the suspect itself kno
 
 with L as for ``against = "label"``, f the suspect, T ``temperature`` and Adam for the masks. The suspect's own answers
 say more of what it knows than the few labels that it gets wrong (Hinton et al., https://arxiv.org/abs/1503.02531).
-Steps 2c and 2d are done in each round after the first, each time on what the masks left. At the end 2c is done once
-more, without masks: it is ``enough`` to cut as many units as it takes until that change calls up the label in at most
-``called`` of the images. A change of every image, like
-a trigger, reaches the backdoor from its input; the led weights reach it from within. This is our own departure from the
-paper (which recovers triggers from the unlearned model, too, but learns no masks on them); universal perturbations are
-Moosavi-Dezfooli et al., CVPR 2017, https://arxiv.org/abs/1610.08401. The README says what it gains.
+Steps 2c and 2d are done in each round after the first, each time on what the masks left. A change of every image, like
+a trigger, reaches the backdoor from its input; the led weights reach it from within. At the end 2c is done once more,
+without masks: it is ``enough`` to cut as many units as it takes until that change calls up the label in at most
+``called`` of the images. This is our own departure from the paper (which recovers triggers from the unlearned model,
+too, but learns no masks on them); universal perturbations are Moosavi-Dezfooli et al., CVPR 2017,
+https://arxiv.org/abs/1610.08401. The README says what it gains.
 
 ``unlearn_level`` and ``recover_level`` change the means, for comparison. A level brings its own way in both
 directions: at the neuron level every weight moves at ``unlearn_lr``, at the filter level one scale per filter at
