@@ -10,9 +10,10 @@ images right even while the neurons are shaken; it turns down the neurons that m
     L(a, b) = E[CE(f(x; a * gamma, (1 + b) * beta), y)] over clean (x, y)
     score   = 1 - m; cut are the filters whose mask ends at or below 0.2 (recalled, not checked)
 
-The inner maximum is taken as in the paper by ``steps`` signed gradient steps from a random place; here they never leave
-the box, while the official code's single step may end at twice eps. Batches are drawn with replacement, and the
-normalisations use the batch's own statistics, as there. Without normalisation the bias is masked with the weight.
+The inner maximum is taken as in the official code by ``steps`` signed gradient steps, eps in all, from a random place
+in the box. As there, nothing brings them back into it: they may end at twice eps, half as far in the mean. Batches are
+drawn with replacement, and the normalisations use the batch's own statistics. Without normalisation the bias is masked
+with the weight.
 """
 
 from __future__ import annotations
@@ -82,13 +83,12 @@ class ANP(Score):
     def worst(
         self, model: nn.Module, mask: Tensor, x: Tensor, y: Tensor, evidence: Evidence, rng: torch.Generator
     ) -> Tensor:
-        """Perturbations (2, U) in [-epsilon, epsilon], of weights and of biases, that raise the loss on a batch."""
+        """Perturbations (2, U) in [-2 epsilon, 2 epsilon], of weights and biases, that raise the loss on a batch."""
         noise = self.epsilon * (2 * torch.rand(2, len(mask), generator=rng) - 1).to(mask.device)
         for _ in range(self.steps):
             noise.requires_grad_(True)
             (slope,) = torch.autograd.grad(_loss(model, mask, noise, x, y, evidence), noise)
             noise = noise.detach() + self.epsilon / self.steps * slope.sign()
-            noise = noise.clamp(-self.epsilon, self.epsilon)
         return noise
 
     def _draw(self, evidence: Evidence, rng: torch.Generator) -> tuple[Tensor, Tensor]:

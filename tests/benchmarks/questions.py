@@ -50,7 +50,7 @@ GRADIENT = ("--defense", "unlearning_gradient", "--trigger", "true")
 JOINT = ("--defense", "joint", "--trigger", "true")
 FINE_PRUNING = ("--defense", "fine_pruning", "--preset", "quick")
 FINE_TUNING = ("--defense", "fine_tuning", "--preset", "quick")
-ANP = ("--defense", "anp", "--preset", "quick")
+ANP = ("--defense", "anp")
 
 
 def _set(**settings: object) -> tuple[str, ...]:

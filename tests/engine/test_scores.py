@@ -20,7 +20,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "rnp": RNP_SETTINGS,
     "activation": {"scope": "all"},
     # The published rate is for ResNets: here it clamps every second mask to 0, and they tie.
-    "anp": {"iterations": 40, "mask_lr": 0.05, "batch": 50, "augment": False},
+    "anp": {"epsilon": 0.2, "iterations": 40, "mask_lr": 0.05, "batch": 50, "augment": False},
     "nwc": {"stop_acc": 0.3, "batch": 50},  # of four classes, the one that is answered in the end is right on a quarter
 }
 #: Scores that do not look for the planted unit, and why; what they do find is in ``scores/``.

@@ -1,4 +1,4 @@
-"""ANP: what is perturbed, that it stays in the box and hurts, and that a killed run goes on."""
+"""ANP: what is perturbed, how far, that it hurts, and that a killed run goes on."""
 
 from __future__ import annotations
 
@@ -42,13 +42,14 @@ def test_without_normalisation_a_mask_of_zero_silences() -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 4])
-def test_the_worst_perturbation_stays_in_the_box_and_hurts(planted: Planted, compute: Compute, steps: int) -> None:
+def test_the_worst_perturbation_leaves_a_random_place_and_hurts(planted: Planted, compute: Compute, steps: int) -> None:
     model, n = copy.deepcopy(planted.model).train(), len(units(planted.model))
     evidence, mask = Evidence(planted.data.pool, 0, compute), torch.ones(n)
     x, y = compute.images(planted.data.pool.x[:80]), planted.data.pool.y[:80]
     rng = generator(0, "noise")
     worst = ANP(epsilon=0.2, steps=steps).worst(model, mask, x, y, evidence, rng)
-    assert 0.2 * 0.9 < float(worst.abs().max()) <= 0.2 + 1e-6
+    # A random place within 0.2, then 0.2 towards a higher loss, as the official code has it: beyond 0.2 for one half.
+    assert 0.2 * 1.5 < float(worst.abs().max()) <= 0.4 + 1e-6
 
     def loss(noise: torch.Tensor) -> float:
         with torch.no_grad():
