@@ -87,11 +87,12 @@ def entry(key: Key) -> dict[str, Any]:
 
 
 def read() -> dict[Key, dict[str, Any]]:
+    """The rows that are there, but for those of models, presets or settings that are others now."""
     if not TABLE.exists():
         return {}
     rows = json.loads(TABLE.read_text())["rows"]
     found = {Key(*(row[name] for name in Key._fields)): row for row in rows if row.get("of") in of()}
-    return {key: row for key, row in found.items() if row.get("holds") == holds(key)}
+    return {key: found[key] for key in wanted() if key in found and found[key].get("holds") == holds(key)}
 
 
 def of() -> set[str]:
