@@ -60,6 +60,8 @@ class Key(NamedTuple):
 REASONS: dict[Key, str] = {
     Key("adaptive_gradient", 0): "the penalty that spreads the backdoor costs accuracy: the same training without it "
     "is BadNets, which loses 0.2 points",
+    Key("wanet", 0, "cifar10"): "six epochs are too few to learn the warp: accuracy on the training set, warped images "
+    "included, still rises from 80 to 83 % in the last one",
 }
 #: All attacks, most wanted first.
 EVERY = (*TWELVE, *(name for name in ATTACKS if name not in TWELVE))
@@ -105,7 +107,12 @@ def blank(key: Key) -> dict[str, Any]:
 
 def write(rows: dict[Key, dict[str, Any]]) -> None:
     TABLE.parent.mkdir(parents=True, exist_ok=True)
-    every = [{**rows[key], "on": key.on} if key in rows and is_done(rows[key]) else blank(key) for key in wanted()]
+    every = [
+        {**rows[key], "on": key.on, "reason": reason(key, rows[key]["met"])}
+        if key in rows and is_done(rows[key])
+        else blank(key)
+        for key in wanted()
+    ]
     document = {
         "about": "Attacks on Fashion-MNIST, ResNet-18 of width 32: python -m tests.benchmarks.attacks",
         "on": {name: ground.about for name, ground in GROUNDS.items()},
@@ -116,6 +123,11 @@ def write(rows: dict[Key, dict[str, Any]]) -> None:
 
 def is_done(row: dict[str, Any]) -> bool:
     return bool(row["state"] == "done")
+
+
+def reason(key: Key, met: bool) -> str | None:
+    """Why a row falls short; it may be found long after the row."""
+    return None if met else REASONS.get(key, "not yet looked into")
 
 
 def row(key: Key, run: Run, clean_acc: float) -> dict[str, Any]:
@@ -134,7 +146,7 @@ def row(key: Key, run: Run, clean_acc: float) -> dict[str, Any]:
         "acc_lost": round(lost, 6),
         "least_asr": least,
         "met": met,
-        "reason": None if met else REASONS.get(key, "not yet looked into"),
+        "reason": reason(key, met),
         "poisoned": result["poisoned"],
         "kinds": result.get("kinds"),
         "trained_on": result["trained_on"],
