@@ -91,7 +91,8 @@ QUESTIONS: dict[str, Question] = {
         "Re-activation",
         "Does a repaired model stay repaired?",
         "A defense can leave a backdoor asleep. Tuning for five passes on five poisoned pictures shows how near "
-        "it still is.",
+        "it still is. The control is a network trained from scratch: it never had the backdoor, and what it answers "
+        "afterwards it has learned from the five.",
         "first",
     ),
     "few": Question(

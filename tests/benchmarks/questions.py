@@ -140,7 +140,10 @@ QUESTIONS: dict[str, list[Variant]] = {
     ],
     "reactivation": [
         Variant(title, label, words, retune=retune)
-        for title, words in [*_THREE, ("Fine-tuning", FINE_TUNING), ("FT-SAM", ("--defense", "ft_sam"))]
+        for title, words in [
+            *_THREE, ("Fine-tuning", FINE_TUNING), ("FT-SAM", ("--defense", "ft_sam")),
+            ("Retraining", ("--defense", "retrain", "--preset", "quick")),
+        ]
         for label, retune in (("repaired", False), ("retuned on 5 poisoned images", True))
     ],
     "few": _each(
