@@ -24,7 +24,7 @@ ACCEPTED = 0.02
 class Question:
     """``compare``: which variant of each group is best, or whether the later ones differ from the first.
 
-    ``of`` is what the groups are.
+    ``of`` is what the groups are, and ``control`` the one among them that only says what would happen anyway.
     """
 
     tab: str
@@ -32,6 +32,7 @@ class Question:
     known: str
     compare: Literal["best", "first"] = "best"
     of: str = "defenses"
+    control: str = ""
 
 
 QUESTIONS: dict[str, Question] = {
@@ -94,6 +95,7 @@ QUESTIONS: dict[str, Question] = {
         "it still is. The control is a network trained from scratch: it never had the backdoor, and what it answers "
         "afterwards it has learned from the five.",
         "first",
+        control="Retraining",
     ),
     "few": Question(
         "Few",
@@ -225,10 +227,12 @@ def _bests(done: Sequence[Entry]) -> str:
         if len(those) < 2:
             continue
         head = f"{group}: " if several else ""
-        allowed = [one for one in those if one.value("acc_drop") <= ACCEPTED] or those
+        # What has seen the test pictures is no advice where something else has not.
+        blind = [one for one in those if not one.row.oracle] or those
+        allowed = [one for one in blind if one.value("acc_drop") <= ACCEPTED] or blind
         best = min(allowed, key=lambda one: one.value("asr"))
         most = max(those, key=lambda one: one.value("asr"))
-        if not _apart(best.row.figures["asr"], most.row.figures["asr"]) and len(allowed) == len(those):
+        if not _apart(best.row.figures["asr"], most.row.figures["asr"]) and len(allowed) == len(blind):
             parts.append(f"{head}no variant differs from another beyond its interval")
             continue
         text = f"{head}{_say(best.label)} leaves ASR {percent(best.value('asr'))} with {_cost(best)}"
@@ -238,7 +242,8 @@ def _bests(done: Sequence[Entry]) -> str:
             text += f", {_say(most.label)} {percent(most.value('asr'))}"
         lowest = min(those, key=lambda one: one.value("asr"))
         if lowest not in (best, most) and _apart(lowest.row.figures["asr"], best.row.figures["asr"]):
-            text += f"; {_say(lowest.label)} reaches {percent(lowest.value('asr'))}, but with {_cost(lowest)}"
+            seen = " (an oracle)" if lowest.row.oracle and not best.row.oracle else ""
+            text += f"; {_say(lowest.label)}{seen} reaches {percent(lowest.value('asr'))}, but with {_cost(lowest)}"
         parts.append(text)
     return ". ".join(part[0].upper() + part[1:] for part in parts) + "." if parts else ""
 
@@ -248,13 +253,15 @@ def _against_first(question: Question, done: Sequence[Entry]) -> str:
     firsts = {group: those[0].label for group, those in groups(done).items()}
     first = statistics.mode(firsts.values())
     later = dict.fromkeys(one.label for one in done if one.label != first)
-    parts = []
+    parts: list[str] = []
+    controls: list[tuple[Entry, Entry]] = []
     for label in later:
-        pairs = []
+        pairs: list[tuple[Entry, Entry]] = []
         for those in groups([one for one in done if one.has("asr")]).values():
             by_label = {one.label: one for one in those}
             if first in by_label and label in by_label:
-                pairs.append((by_label[first], by_label[label]))
+                pair = by_label[first], by_label[label]
+                (controls if pair[0].group == question.control else pairs).append(pair)
         if not pairs:
             continue
         apart = [(a, b) for a, b in pairs if _apart(a.row.figures["asr"], b.row.figures["asr"])]
@@ -266,6 +273,9 @@ def _against_first(question: Question, done: Sequence[Entry]) -> str:
             f"{_say(label)} against {_say(first)}: {counted}; the median changes are {points(asr)} points of ASR and "
             f"{points(-acc)} of accuracy"
         )
+    parts += [
+        f"The control, {a.group}, goes from {percent(a.value('asr'))} to {percent(b.value('asr'))}" for a, b in controls
+    ]
     return ". ".join(part[0].upper() + part[1:] for part in parts) + "." if parts else ""
 
 

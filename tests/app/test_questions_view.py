@@ -73,6 +73,11 @@ BEST, FIRST = Question("T", "Title?", "Known."), Question("T", "Title?", "Known.
             "RNP: “a” leaves ASR 30.0\u202f% with 5.0 points of accuracy lost, and none costs less than 2 "
             "points, “c” 60.0\u202f%.",
         ),
+        (
+            [raw("a", 0.3), raw("b", 0.01, oracle=True), raw("c", 0.9)],
+            "“a” leaves ASR 30.0\u202f% with 1.0 point of accuracy lost, “c” 90.0\u202f%; “b” (an oracle) "
+            "reaches 1.0\u202f%, but with 1.0 point of accuracy lost.",
+        ),
         ([raw("a", 0.050), raw("b", 0.055)], "No variant differs from another beyond its interval."),
         ([raw("a", 0.05), raw("b", None)], "One of 2 variants is measured yet: there is no answer."),
         ([raw("a", None), raw("b", None)], "Nothing of 2 variants is measured yet: there is no answer."),
@@ -93,6 +98,20 @@ def test_later_variants_are_told_against_the_first_and_only_beyond_their_interva
         "“new” against “plain”: less of the backdoor is left for 1 of 3 defenses, more for 1; the median "
         "changes are +0.5 points of ASR and 0.0 of accuracy."
     )
+
+
+def test_a_control_is_told_apart_from_what_is_compared() -> None:
+    rows = [
+        raw("plain", 0.1, group="A"), raw("new", 0.9, group="A"),
+        raw("plain", 0.02, group="None"), raw("new", 0.01, group="None"),
+    ]  # fmt: skip
+    question = Question("T", "Title?", "Known.", "first", control="None")
+    assert questions.answer(question, entries(*rows)) == (
+        "“new” against “plain”: less of the backdoor is left for 0 of 1 defenses, more for 1; the median "
+        "changes are +80.0 points of ASR and 0.0 of accuracy. The control, None, goes from 2.0\u202f% to 1.0\u202f%."
+    )
+    measured = {one.group for name in QUESTIONS for one in program.QUESTIONS[name]}
+    assert {one.control for one in QUESTIONS.values() if one.control} <= measured
 
 
 def test_without_asr_the_answer_speaks_of_accuracy_only() -> None:
@@ -196,7 +215,7 @@ def test_a_question_has_its_answer_chart_limits_and_command(open_page: Callable[
     at = open_page(role="oracle")
     assert at.title[0].value == "What is still open?"
     assert [header.value for header in at.header] == [QUESTIONS["asymmetry"].title]
-    assert "“best there is” leaves ASR 1.0\u202f% with 1.0 point of accuracy lost, “usual” 73.7\u202f%." in words(at)
+    assert "“other” leaves ASR 10.0\u202f% with 1.0 point of accuracy lost, “usual” 73.7\u202f%; “best" in words(at)
     assert len([node for node in at._tree if node.type == "plotly_chart"]) == 1
     assert at.code[0].value == "python -m tests.benchmarks.questions asymmetry"
     key = fake.turned(at, "question-choice")
