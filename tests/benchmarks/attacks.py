@@ -218,11 +218,15 @@ def markdown(rows: dict[Key, dict[str, Any]]) -> str:
 def markdown_elsewhere(rows: dict[Key, dict[str, Any]]) -> str:
     """The measured rows on other data, as the README shows them."""
     lines = ["| data, network | attack | ACC (clean twin) | ASR | poisoned / cover / cross |", "| --- " * 5 + "|"]
+    before = ""
     for key, found in rows.items():
         if key.on in GROUNDS and is_done(found):
             acc = f"{100 * found['acc']:.1f} % ({100 * found['clean_acc']:.1f} %)"
-            about = f"{found['about']} | {ATTACKS[key.attack].title}"
-            lines.append(f"| {about} | {acc} | {success([found])} | {composition(found)} |")
+            about = "as above" if key.on == before else found["about"]
+            before = key.on
+            lines.append(
+                f"| {about} | {ATTACKS[key.attack].title} | {acc} | {success([found])} | {composition(found)} |"
+            )
     return "\n".join(lines)
 
 

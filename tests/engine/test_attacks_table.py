@@ -54,7 +54,7 @@ def test_every_attack_has_a_row_and_the_twelve_have_three() -> None:
 
 
 def test_rows_of_the_shipped_data_need_not_name_it_and_pending_ones_say_why(table: Path) -> None:
-    old = {"attack": "blend", "seed": 0, "state": "done", "acc": 0.9}
+    old = {"attack": "blend", "seed": 0, "state": "done", "acc": 0.9, "met": True, "reason": None}
     table.write_text(json.dumps({"rows": [old, {"attack": "sig", "seed": 0, "state": "pending"}]}))
     attacks.write(attacks.read())
     rows = attacks.read()
@@ -62,6 +62,15 @@ def test_rows_of_the_shipped_data_need_not_name_it_and_pending_ones_say_why(tabl
     assert rows[Key("sig", 0)] == {"attack": "sig", "seed": 0, "on": HOME, "state": "pending"}
     assert "GPU" in rows[Key("blend", 0, "cifar10")]["reason"]
     assert list(rows) == attacks.wanted()
+
+
+def test_a_reason_that_is_found_later_comes_into_the_row(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table.write_text(json.dumps({"rows": [{"attack": "blend", "seed": 0, "state": "done", "met": False}]}))
+    attacks.write(attacks.read())
+    assert attacks.read()[Key("blend", 0)]["reason"] == "not yet looked into"
+    monkeypatch.setitem(attacks.REASONS, Key("blend", 0), "too few epochs")
+    attacks.write(attacks.read())
+    assert attacks.read()[Key("blend", 0)]["reason"] == "too few epochs"
 
 
 def test_scaled_pictures_are_divided_like_the_unscaled(table: Path, noise: Path) -> None:
