@@ -200,7 +200,8 @@ DEFENSES.add(
 )
 #: At the published size and rate the masks of a narrow network never settle: the shaken loss stays above that of
 #: guessing, and within 300 steps a sixth of the filters is masked out. ``small`` shakes half as far and learns at a
-#: tenth of the rate, in an eighth of the work: chosen in two trials on a Blend model of seed 1 that is not shipped.
+#: tenth of the rate, in an eighth of the work: chosen in two trials on a Blend model of seed 1 that is not shipped,
+#: after the same two on the shipped BadNets, where the cause was looked for.
 DEFENSES.add(
     "anp",
     Defense(
