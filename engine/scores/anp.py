@@ -44,7 +44,13 @@ class ANP(Score):
     paper: ClassVar[str] = "https://arxiv.org/abs/2110.14430"
     native_rule: ClassVar[str] = "mask at or below 0.2 (recalled from the paper, not checked)"
 
-    epsilon: float = param(0.4, label="Epsilon", help="Largest relative change of a weight or bias.", ge=0, le=2)
+    epsilon: float = param(
+        0.4,
+        label="Epsilon",
+        help="Relative change of a weight or bias: by chance, and once more in the steps.",
+        ge=0,
+        le=2,
+    )
     steps: int = param(1, label="Steps", help="Signed gradient steps to the worst perturbation.", ge=1, le=20, step=1)
     alpha: float = param(0.2, label="Alpha", help="Share of the unperturbed loss.", ge=0, le=1, step=0.05)
     mask_lr: float = param(0.2, label="Mask rate", help="SGD rate of the masks.", gt=0, le=10)

@@ -146,7 +146,6 @@ def row(key: Key, run: Run, clean_acc: float) -> dict[str, Any]:
         "acc_lost": round(lost, 6),
         "least_asr": least,
         "met": met,
-        "reason": reason(key, met),
         "poisoned": result["poisoned"],
         "kinds": result.get("kinds"),
         "trained_on": result["trained_on"],
@@ -156,7 +155,7 @@ def row(key: Key, run: Run, clean_acc: float) -> dict[str, Any]:
     }
     if key.on in GROUNDS:
         found |= elsewhere(key, run)
-    return {k: v for k, v in found.items() if v is not None or k in ("asr", "reason")}
+    return {k: v for k, v in found.items() if v is not None or k == "asr"}
 
 
 def elsewhere(key: Key, run: Run) -> dict[str, Any]:

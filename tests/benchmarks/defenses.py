@@ -90,8 +90,8 @@ def read() -> dict[Key, dict[str, Any]]:
     """The rows that are there, but for those of models, presets or settings that are others now."""
     if not TABLE.exists():
         return {}
-    rows = json.loads(TABLE.read_text())["rows"]
-    found = {Key(*(row[name] for name in Key._fields)): row for row in rows if row.get("of") in of()}
+    rows, now = json.loads(TABLE.read_text())["rows"], of()
+    found = {Key(*(row[name] for name in Key._fields)): row for row in rows if row.get("of") in now}
     return {key: found[key] for key in wanted() if key in found and found[key].get("holds") == holds(key)}
 
 

@@ -22,7 +22,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from engine.defenses import DEFENSES
-from engine.demos import PREFIX, names, open_suspect
+from engine.demos import PREFIX, open_suspect
 from engine.paths import ASSETS, ROOT
 from engine.runs.files import write_atomic
 from engine.runs.store import BY_ID, Run, open_run
@@ -173,7 +173,7 @@ def read() -> dict[Key, dict[str, Any]]:
     """The rows that are there, but for those of models or settings that are others now."""
     if not TABLE.exists():
         return {}
-    now = {open_suspect(f"{PREFIX}{name}").id for name in names()}
+    now = defenses.of()
     rows = json.loads(TABLE.read_text())["rows"]
     current = [row for row in rows if not row["suspect"].startswith(PREFIX) or row.get("of") in now]
     found = {(row["question"], row["group"], row["label"]): row for row in current}

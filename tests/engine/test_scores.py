@@ -19,7 +19,7 @@ from tests.tiny import RNP_SETTINGS, Planted
 SETTINGS: dict[str, dict[str, Any]] = {
     "rnp": RNP_SETTINGS,
     "activation": {"scope": "all"},
-    # The published rate is for ResNets: here it clamps every second mask to 0, and they tie.
+    # The published size and rate are for ResNets: here they clamp every second mask to 0, and they tie.
     "anp": {"epsilon": 0.2, "iterations": 40, "mask_lr": 0.05, "batch": 50, "augment": False},
     "nwc": {"stop_acc": 0.3, "batch": 50},  # of four classes, the one that is answered in the end is right on a quarter
 }
