@@ -89,8 +89,7 @@ RNP_CLASSIC: dict[str, Any] = {
     "augment": False,
 }
 #: Unlearning finds the label in the same way; masks are learned where the label was called up from within and from the
-#: input. Chosen on BadNets models of attack seeds 10 to 13 and Blend models of seeds 10 and 11, none of which is
-#: shipped.
+#: input. Chosen on BadNets, Blend, CL, SIG and Adaptive-Blend models of other attack seeds than the shipped ones.
 RNP_SMALL: dict[str, Any] = {
     **{key: value for key, value in RNP_CLASSIC.items() if key != "recover_acc"},
     "ground": "label",
@@ -98,9 +97,11 @@ RNP_SMALL: dict[str, Any] = {
     "mask_passes": 10,
     "rounds": 2,
     "later": 1.0,
-    "keep": 6.0,
+    "keep": 4.0,
+    "own": 0.5,
     "reach": 0.15,
     "reach_passes": 4,
+    "rival": 0.7,
 }
 
 DEFENSES: Registry[Defense] = Registry("defense")

@@ -22,18 +22,23 @@ things at once: take its answer away there, and keep what the suspect itself kno
 
     2a. lead      min_theta  E[T CE(f_theta(x) / T, label)] over images of other classes, in evaluation mode, until
                   ``lead_to`` of them are answered with the label: theta_1
-    2b. recover   min_m      keep E[T^2 KL(f(x) / T, f(x; m * gamma) / T)] + E[L(f_1(x; m * gamma_1), y)]
+    2b. recover   min_m      keep E[T^2 KL(f(x) / T, f(x; m * gamma) / T)] + own E[KL(f(x), f(x; m * gamma)); y = label]
+                             + E[L(f_1(x; m * gamma_1), y)]
     2c. perturb   min_d      E[CE(f(x + d; m * gamma), label)] over images of other classes, |d|_2 <= reach sqrt(C H W)
     2d. recover   2b, and    + later E[L(f(x + d; m * gamma), y)]
 
 with L as for ``against = "label"``, f the suspect, T ``temperature`` and Adam for the masks. The suspect's own answers
 say more of what it knows than the few labels that it gets wrong (Hinton et al., https://arxiv.org/abs/1503.02531).
+The label's own images are what masks against a label take most from, and few among all; they count once more,
+unsoftened: that the suspect still gives its answer is asked for there, not how sure it was with the backdoor's help.
 Steps 2c and 2d are done in each round after the first, each time on what the masks left. A change of every image, like
 a trigger, reaches the backdoor from its input; the led weights reach it from within. At the end 2c is done once more,
 without masks: it is ``enough`` to cut as many units as it takes until that change calls up the label in at most
-``called`` of the images. This is our own departure from the paper (which recovers triggers from the unlearned model,
-too, but learns no masks on them); universal perturbations are Moosavi-Dezfooli et al., CVPR 2017,
-https://arxiv.org/abs/1610.08401. The README says what it gains.
+``called`` of the images. Where unlearning brings several labels forward (``rival``), each is tried, and the one that
+the fewest cut units take away is the backdoor's: a class's own features do not go with a few units, as a trigger's do
+(the thought of Neural Cleanse, Wang et al., S&P 2019: the label of the smallest trigger). This is our own departure
+from the paper (which recovers triggers from the unlearned model, too, but learns no masks on them); universal
+perturbations are Moosavi-Dezfooli et al., CVPR 2017, https://arxiv.org/abs/1610.08401. The README says what it gains.
 
 ``unlearn_level`` and ``recover_level`` change the means, for comparison. A level brings its own way in both
 directions: at the neuron level every weight moves at ``unlearn_lr``, at the filter level one scale per filter at
@@ -62,7 +67,7 @@ from engine.resume import passes
 from engine.scores.base import Evidence, Score, Scores
 from engine.scores.rnp_levels import Scaled, plain, shrinkage
 from engine.spec import param
-from engine.train import batches, shift_and_flip
+from engine.train import batches, shift_and_flip, stage
 
 Level = Literal["neuron", "filter"]
 
@@ -75,6 +80,17 @@ class Prepared:
     model: nn.Module | None
     ground: nn.Module
     label: int | None
+    log: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Freed:
+    """What it took to take a label away: masks (U,) in [0, 1] (nan: never cut), the suspicion from which on it is
+    ``enough`` to cut, how many ``units`` that are (None where no cut is enough, or nobody asked), and the log."""
+
+    mask: Tensor
+    enough: float | None
+    units: int | None
     log: dict[str, Any]
 
 
@@ -238,6 +254,15 @@ class RNP(Score):
         step=1,
         tacit=True,
     )
+    own: float = param(
+        0.0,
+        label="Keep the label",
+        help="Weight of how far the masks move the suspect's own answers to the label's own images.",
+        ge=0,
+        le=100,
+        step=0.5,
+        tacit=True,
+    )
     reach: float = param(
         0.1,
         label="Reach",
@@ -261,6 +286,16 @@ class RNP(Score):
         label="Called up",
         help="It is enough to cut once one change of all images calls up the label in at most this share of them.",
         ge=0,
+        le=1,
+        step=0.05,
+        tacit=True,
+    )
+    rival: float | None = param(
+        None,
+        label="Rivals",
+        help="Try labels, too, whose log-probability unlearning raises at least this share as much as any other's; the "
+        "one that the fewest cut units take away counts. None: only the favourite, as published.",
+        gt=0,
         le=1,
         step=0.05,
         tacit=True,
@@ -291,19 +326,54 @@ class RNP(Score):
     def run(self, model: nn.Module, evidence: Evidence) -> Scores:
         found = self.prepare(model, evidence)
         if self.ground == "label":
-            assert found.label is not None
-            mask, recovery, found.log["perturb"] = self.recover_label(model, found.ground, evidence, found.label)
+            freed = self._free(model, found, evidence)
         else:
             mask, recovery = self.recover(found.ground, evidence, found.label)
-        mask[: self._first(model)] = torch.nan
-        enough = None
-        if self.ground == "label" and not evidence.values_only:
-            assert found.label is not None
-            enough, found.log["called"] = self.enough(model, evidence, found.label, 1 - mask)
+            mask[: self._first(model)] = torch.nan
+            freed = Freed(mask, None, None, {**found.log, "recover": recovery})
         native = 0.3 if self.recover_level == "filter" else None  # no paper names one for other masks
         kept = found.model.state_dict().items() if found.model is not None else ()
         state = {key: value.detach().cpu().clone() for key, value in kept} or None
-        return Scores(1 - mask, native=native, enough=enough, unlearned=state, log={**found.log, "recover": recovery})
+        return Scores(1 - freed.mask, native=native, enough=freed.enough, unlearned=state, log=freed.log)
+
+    def _free(self, model: nn.Module, found: Prepared, evidence: Evidence) -> Freed:
+        """Take the label away, or whichever of several that it may be goes with the fewest units."""
+        assert found.label is not None
+        rivals = self.rivals(model, found, evidence)
+        labels, tried = [found.label, *rivals], []
+        for k, label in enumerate(labels):
+            # Each has its share of the second half of what is told.
+            start = 0.5 + (k - 1) / (2 * len(labels))
+            told = stage(evidence.progress, start, start + 1 / len(labels), f"label {label}: " if rivals else "")
+            part = replace(evidence, progress=told, keep=evidence.keep.part(f"label {label}") if k else evidence.keep)
+            ground, log = (found.ground, found.log["lead"]) if not k else self.lead(model, part, label)
+            mask, recovery, perturb = self.recover_label(model, ground, part, label)
+            mask[: self._first(model)] = torch.nan
+            of_label = {"favourite": label, "lead": log, "recover": recovery, "perturb": perturb}
+            enough = count = None
+            if rivals or not evidence.values_only:
+                enough, of_label["called"] = self.enough(model, part, label, 1 - mask)
+                count = None if enough is None else int((1 - mask >= enough).sum())
+            tried.append(Freed(mask, enough, count, {**found.log, **of_label}))
+        best = min(tried, key=lambda one: len(one.mask) if one.units is None else one.units)
+        if rivals:
+            best.log["rivals"] = [{"label": one.log["favourite"], "units": one.units} for one in tried]
+        return best
+
+    def rivals(self, model: nn.Module, found: Prepared, evidence: Evidence) -> list[int]:
+        """The labels, at most two, that unlearning brings forward almost as much as any: ``rival`` says how much.
+
+        Ascent drives what a class is confused with forward, too: of a backdoor that was poisoned with right labels the
+        most frequent answer may be the target's neighbour.
+        """
+        if self.rival is None or found.model is None or evidence.favourite is not None:
+            return []
+        x, y = evidence.images.x, evidence.images.y
+        before, after = (evidence.compute.logits(m, x).float().log_softmax(1) for m in (model, found.model))
+        classes = range(after.shape[1])
+        rise = torch.stack([(after - before)[y != label, label].mean() for label in classes]).nan_to_num(-torch.inf)
+        near = [int(c) for c in rise.argsort(descending=True) if 0 < self.rival * rise.max() <= rise[c]]
+        return [c for c in near if c != found.label][:2]
 
     def prepare(self, model: nn.Module, evidence: Evidence) -> Prepared:
         """Everything before the masks: unlearn, name the label, make what masks are learned on."""
@@ -645,7 +715,10 @@ class RNP(Score):
             with evidence.compute.autocast():
                 logits = own.logits(index, x).float()
                 freed = [one.logits(index, x).float() for one in called]
-            loss = own.weight * _apart(known(index, x), logits, self.temperature)
+            answers, of_label = known(index, x), y == label
+            loss = own.weight * _apart(answers, logits, self.temperature)
+            if self.own and of_label.any():
+                loss = loss + self.own * _apart(answers[of_label], logits[of_label], 1.0)
             for one, said in zip(called, freed, strict=True):
                 loss = loss + one.weight * self._loss(said, y, label)
             optimizer.zero_grad()

@@ -178,13 +178,17 @@ def read() -> dict[Key, dict[str, Any]]:
     current = [row for row in rows if not row["suspect"].startswith(PREFIX) or row.get("of") in now]
     found = {(row["question"], row["group"], row["label"]): row for row in current}
     variants = wanted()
-    return {k: row for k, row in found.items() if k not in variants or row.get("holds") == holds(variants[k])}
+    return {
+        key: row
+        for key, row in found.items()
+        if key not in variants or row.get("holds") == holds(variants[key], row.get("units", 0))
+    }
 
 
-def holds(variant: Variant) -> str:
-    """What is asked of a model, and what its preset holds, which its name does not say."""
+def holds(variant: Variant, units: int) -> str:
+    """What is asked of a model of so many units, and what its preset holds, which its name does not say."""
     defense, words = DEFENSES[variant.defense], variant.words
-    preset = words[words.index("--preset") + 1] if "--preset" in words else defense.preset_for(0)
+    preset = words[words.index("--preset") + 1] if "--preset" in words else defense.preset_for(units)
     return digest({"words": words, "preset": defense.presets[preset], "policy": defense.policy_settings(preset)})
 
 
@@ -243,7 +247,7 @@ def measure(key: Key, variant: Variant) -> dict[str, Any]:
             **found,
             **(retuned(run) if variant.retune else {}),
             "of": open_suspect(suspect).id,
-            "holds": holds(variant),
+            "holds": holds(variant, run.result["units"]),
         }
     except ValueError as error:
         return {**found, "state": "failed", "reason": str(error)}

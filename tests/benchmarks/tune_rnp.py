@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.tune_rnp RUN [--preset classic] [--seeds 10 11 12] [--set KEY=VALUE …]
 
-RUN is a model that is not shipped: BadNets of attack seeds 10 to 13, Blend of seeds 10 and 11, trained like the shipped
-ones (README). For each defense seed it prints the held-out drop that the policy sees and, beside it, accuracy loss, ASR
+RUN is a model that is not shipped, of an attack seed other than 0, trained like the shipped ones (README). For each
+defense seed it prints the label and the cut, the held-out drop that the policy sees and, beside it, accuracy loss, ASR
 and RA on test images at the same number of units, so that a preset and a tolerance can be fixed before any reported
 seed is looked at.
 """
@@ -18,7 +18,7 @@ from engine.compute import Compute
 from engine.defend import DefendRun, build_score, evidence_for
 from engine.defenses import DEFENSES
 from engine.pruning.sweep import sweep
-from engine.pruning.thresholds import cross_fit
+from engine.pruning.thresholds import by_policy, cross_fit
 from engine.suspects import load_suspect
 
 
@@ -46,6 +46,10 @@ def main() -> None:
         scores, held_out = cross_fit(build_score(spec), suspect.model, evidence, policy.folds, spec.mode, give_up=0.1)
         forgot = ", ".join(f"{row['acc']:.2f}" for row in scores.log["unlearn"])
         print(f"seed {seed}: accuracy while unlearning {forgot}")
+        if "favourite" in scores.log:
+            tried = [f"{one['label']} ({one['units']} units)" for one in scores.log.get("rivals", ())]
+            print(f"label {scores.log['favourite']}" + (f", tried: {', '.join(tried)}" if tried else ""))
+        print(f"the policy cuts {by_policy(held_out, policy, scores)}", flush=True)
         counts = [int(n) for n in held_out.counts if n >= 20]
         rows = sweep(suspect.model, scores.values.numpy(), [0, *counts], test, spec.mode, compute)
         for row in rows[1:]:

@@ -65,7 +65,7 @@ def test_a_row_is_written_as_it_is_measured_and_not_measured_again(
         if len(asked) == 3:
             raise KeyboardInterrupt
         done = {"state": "done", "of": of, "acc_drop": 0.01, "acc_after": 0.9, "pruned": 3, "seconds": 1.0}
-        done |= {"holds": held or questions.holds(variant)}
+        done |= {"holds": held or questions.holds(variant, 2400), "units": 2400}
         return {**questions.blank(key, variant), **done, "oracle": False}
 
     monkeypatch.setattr(questions, "measure", measure)
