@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from engine.compute import Compute
 from engine.scores.base import Evidence
@@ -59,6 +60,44 @@ def test_the_masks_free_the_led_model_and_keep_the_suspect(given: Evidence, plan
     alone = RNP.build(SCORE.model_dump(), keep=0.0)(planted.model, given)
     others = torch.arange(len(found.values)) != planted.unit
     assert float(alone.values[others].mean()) > float(found.values[others].mean())
+
+
+def test_the_labels_own_images_are_kept_better_when_they_count_once_more(
+    given: Evidence, label: int, planted: Planted, compute: Compute
+) -> None:
+    images = planted.data.pool[planted.data.pool.y == label]
+    known = compute.logits(planted.model, images.x).log_softmax(1)
+
+    def moved(score: RNP) -> float:
+        own, values = Scaled(copy.deepcopy(planted.model).eval()), score(planted.model, given).values
+        with torch.no_grad():
+            own.scales.copy_(1 - values)
+            answers = own(compute.images(images.x)).log_softmax(1)
+        return float(F.kl_div(answers, known, reduction="batchmean", log_target=True))
+
+    # Little else holds the suspect: the planted backdoor shares nothing with the label's own images.
+    loose = RNP.build(SCORE.model_dump(), keep=0.1)
+    assert moved(RNP.build(loose.model_dump(), own=20.0)) < 0.5 * moved(loose)
+
+
+def test_the_label_is_the_one_that_the_fewest_cut_units_take_away(
+    given: Evidence, label: int, planted: Planted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = (label + 1) % len(planted.data.classes)
+    monkeypatch.setattr(RNP, "favourite", lambda *_: other)
+    settings = {**SCORE.model_dump(), "lead_lr": 1e-2, "reach": 0.2}
+    assert RNP.build(settings)(planted.model, given).log["favourite"] == other
+    found = RNP.build(settings, rival=0.5)(planted.model, given)
+    assert found.log["favourite"] == label
+    assert int(found.values.argmax()) == planted.unit
+    tried = {one["label"]: one["units"] for one in found.log["rivals"]}
+    assert next(iter(tried)) == other  # first the one that the unlearned model favours
+    assert tried[label] is not None
+    assert tried[other] is None or tried[label] < tried[other]
+    assert found.enough is not None
+    # Later scores of the same model are told the label and try no others.
+    told = replace(given, values_only=True, favourite=label)
+    assert "rivals" not in RNP.build(settings, rival=0.5)(planted.model, told).log
 
 
 def test_the_model_is_led_to_any_label_with_its_normalisation_as_it_was(
@@ -140,5 +179,5 @@ def test_only_filters_are_masked_on_a_label() -> None:
 
 
 def test_the_published_record_is_as_it_was() -> None:
-    new = {"ground", "keep", "lead_lr", "lead_passes", "lead_to", "rounds", "later", "reach", "reach_passes", "called"}
-    assert not new & RNP.build({}).model_dump().keys()
+    new = {"ground", "keep", "own", "lead_lr", "lead_passes", "lead_to", "rounds", "later", "reach", "reach_passes"}
+    assert not (new | {"called", "rival"}) & RNP.build({}).model_dump().keys()
