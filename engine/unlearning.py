@@ -42,9 +42,11 @@ def unlearned_of(warm: _Warm, study: Run | None, compute: Compute) -> Iterator[A
     has to wait for it, and is done once for a suspect, as long as nobody asks for other settings.
     """
     rnp = _settings(warm, study)
-    settings = rnp.model_dump_json()
+    # The masks that a study learned are against the label that it settled on, which need not be the favourite.
+    label = study.result.get("log", {}).get("favourite") if study is not None else None
+    settings = f"{rnp.model_dump_json()} {label}"
     while getattr(warm.extra.get("unlearned"), "settings", None) != settings:
-        thread, told = warm.extra.get("unlearning") or _begin(warm, rnp, compute)
+        thread, told = warm.extra.get("unlearning") or _begin(warm, rnp, label, settings, compute)
         while thread.is_alive():
             yield _working(told["what"], told["share"])
             thread.join(0.25)
@@ -62,7 +64,9 @@ def _settings(warm: _Warm, study: Run | None) -> RNP:
     return rnp
 
 
-def _begin(warm: _Warm, rnp: RNP, compute: Compute) -> tuple[threading.Thread, dict[str, Any]]:
+def _begin(
+    warm: _Warm, rnp: RNP, label: int | None, settings: str, compute: Compute
+) -> tuple[threading.Thread, dict[str, Any]]:
     start = copy.deepcopy(warm.suspect.model)  # here, where nothing is masked
     told: dict[str, Any] = {"what": "unlearning the clean pictures", "share": 0.0}
 
@@ -71,10 +75,10 @@ def _begin(warm: _Warm, rnp: RNP, compute: Compute) -> tuple[threading.Thread, d
 
     def work() -> None:
         try:
-            found = rnp.prepare(start, Evidence(warm.defense, 0, compute, progress=progress))
+            found = rnp.prepare(start, Evidence(warm.defense, 0, compute, progress=progress, favourite=label))
             assert found.model is not None
             log = found.log["unlearn"]
-            warm.extra["unlearned"] = Forgotten(rnp.model_dump_json(), found.model.eval(), found.ground.eval(), log)
+            warm.extra["unlearned"] = Forgotten(settings, found.model.eval(), found.ground.eval(), log)
         except Exception as error:  # told to whoever asks, in the thread that answers
             told["error"] = error
 
