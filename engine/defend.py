@@ -21,9 +21,9 @@ from engine.explain.activations import mean_outputs
 from engine.metrics import Answers, TestSet, answers, der, der_interval, paired_interval
 from engine.models.base import Classifier
 from engine.models.masking import Mode, apply_cut, masked
-from engine.pruning.cut import cut_at
+from engine.pruning.cut import cut_at, cut_of
 from engine.pruning.sweep import counts_for, point, sweep
-from engine.pruning.thresholds import HeldOut, Policy, by_knee, by_oracle, by_policy, cross_fit, cut_of
+from engine.pruning.thresholds import HeldOut, Policy, by_knee, by_oracle, by_policy, cross_fit
 from engine.repairs import Repair
 from engine.runs.store import Draft, Run, finished, new_run, open_run, run_folder
 from engine.scores import Evidence, Score, Scores

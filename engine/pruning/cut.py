@@ -29,3 +29,17 @@ def thresholds(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     eligible = values[~np.isnan(values)]
     levels, counts = np.unique(eligible, return_counts=True)
     return np.concatenate([[np.inf], levels[::-1]]), np.concatenate([[0], counts[::-1].cumsum()])
+
+
+def cut_of(values: np.ndarray, count: int) -> tuple[float | None, np.ndarray]:
+    """The largest threshold cut of at most ``count`` units: its threshold (``None``: nothing is cut) and units."""
+    levels, counts = thresholds(values)
+    best = int(np.searchsorted(counts, count, side="right")) - 1
+    threshold = None if best <= 0 else float(levels[best])
+    return threshold, cut_at(values, threshold)
+
+
+def ladder(units: int, steps: int = 40, most: float = 0.25) -> np.ndarray:
+    """Numbers of units to try: 0, then up to ``most`` of all units in steps that grow, since the first cuts matter."""
+    top = max(1, round(units * most))
+    return np.unique(np.ceil(top * np.linspace(0, 1, steps + 1) ** 2).astype(int))

@@ -11,9 +11,8 @@ from torch import nn
 from engine.compute import Compute
 from engine.metrics import Answers, Share, TestSet
 from engine.models.masking import Mode, masked
-from engine.pruning.cut import thresholds
+from engine.pruning.cut import cut_of, ladder, thresholds
 from engine.pruning.fold import FoldedTest
-from engine.pruning.thresholds import cut_of, ladder
 from engine.runs.checkpoints import NOTHING, Keep
 from engine.train import Progress, silent
 

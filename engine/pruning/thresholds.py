@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from engine.data.base import turns
 from engine.metrics import paired_interval
 from engine.models.masking import Mode, masked
-from engine.pruning.cut import cut_at, thresholds
+from engine.pruning.cut import cut_of, ladder
 from engine.pruning.fold import Fold
 from engine.runs.checkpoints import Keep
 from engine.scores.base import Evidence, Score, Scores
@@ -89,24 +89,10 @@ class HeldOut:
         return rows
 
 
-def ladder(units: int, steps: int = 40, most: float = 0.25) -> np.ndarray:
-    """Numbers of units to try: 0, then up to ``most`` of all units in steps that grow, since the first cuts matter."""
-    top = max(1, round(units * most))
-    return np.unique(np.ceil(top * np.linspace(0, 1, steps + 1) ** 2).astype(int))
-
-
 def whole_ladder(units: int) -> np.ndarray:
     """As :func:`ladder`, and on to all units in steps of a twentieth: the last layer alone may bear far larger cuts."""
     first = ladder(units)
     return np.unique([*first, *np.ceil(np.linspace(first[-1], units, 16)).astype(int)])
-
-
-def cut_of(values: np.ndarray, count: int) -> tuple[float | None, np.ndarray]:
-    """The largest threshold cut of at most ``count`` units: its threshold (``None``: nothing is cut) and units."""
-    levels, counts = thresholds(values)
-    best = int(np.searchsorted(counts, count, side="right")) - 1
-    threshold = None if best <= 0 else float(levels[best])
-    return threshold, cut_at(values, threshold)
 
 
 def cross_fit(

@@ -61,8 +61,8 @@ from engine.compute import Compute
 from engine.data.base import Images
 from engine.models.masking import masked
 from engine.models.neurons import units
+from engine.pruning.cut import cut_of, ladder
 from engine.pruning.fold import Fold, upstream
-from engine.pruning.thresholds import cut_of, ladder
 from engine.resume import passes
 from engine.scores.base import Evidence, Score, Scores
 from engine.scores.rnp_levels import Scaled, plain, shrinkage
