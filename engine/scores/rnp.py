@@ -34,8 +34,8 @@ unsoftened: that the suspect still gives its answer is asked for there, not how 
 Steps 2c and 2d are done in each round after the first, each time on what the masks left. A change of every image, like
 a trigger, reaches the backdoor from its input; the led weights reach it from within. At the end 2c is done once more,
 without masks: it is ``enough`` to cut as many units as it takes until that change calls up the label in at most
-``called`` of the images. Where unlearning brings several labels forward (``rival``), each is tried, and the one that
-the fewest cut units take away is the backdoor's: a class's own features do not go with a few units, as a trigger's do
+``called`` of the images. Where unlearning brings several labels forward (``rival``), each is tried, and one that far
+fewer cut units take away replaces the favourite: a class's own features do not go with a few units, as a trigger's do
 (the thought of Neural Cleanse, Wang et al., S&P 2019: the label of the smallest trigger). This is our own departure
 from the paper (which recovers triggers from the unlearned model, too, but learns no masks on them); universal
 perturbations are Moosavi-Dezfooli et al., CVPR 2017, https://arxiv.org/abs/1610.08401. The README says what it gains.
@@ -70,6 +70,8 @@ from engine.spec import param
 from engine.train import batches, shift_and_flip, stage
 
 Level = Literal["neuron", "filter"]
+#: The favourite stands, as in the paper, unless a rival is taken away by this share of its units or fewer.
+CLEARLY = 2 / 3
 
 
 @dataclass(frozen=True)
@@ -293,8 +295,8 @@ class RNP(Score):
     rival: float | None = param(
         None,
         label="Rivals",
-        help="Try labels, too, whose log-probability unlearning raises at least this share as much as any other's; the "
-        "one that the fewest cut units take away counts. None: only the favourite, as published.",
+        help="Try labels, too, whose log-probability unlearning raises at least this share as much as any other's; one "
+        "that far fewer cut units take away counts. None: only the favourite, as published.",
         gt=0,
         le=1,
         step=0.05,
@@ -337,7 +339,7 @@ class RNP(Score):
         return Scores(1 - freed.mask, native=native, enough=freed.enough, unlearned=state, log=freed.log)
 
     def _free(self, model: nn.Module, found: Prepared, evidence: Evidence) -> Freed:
-        """Take the label away, or whichever of several that it may be goes with the fewest units."""
+        """Take the favourite away, or a rival that goes with clearly fewer units."""
         assert found.label is not None
         rivals = self.rivals(model, found, evidence)
         labels, tried = [found.label, *rivals], []
@@ -355,7 +357,9 @@ class RNP(Score):
                 enough, of_label["called"] = self.enough(model, part, label, 1 - mask)
                 count = None if enough is None else int((1 - mask >= enough).sum())
             tried.append(Freed(mask, enough, count, {**found.log, **of_label}))
-        best = min(tried, key=lambda one: len(one.mask) if one.units is None else one.units)
+        cost = [len(one.mask) if one.units is None else one.units for one in tried]
+        k = min(range(len(tried)), key=cost.__getitem__)
+        best = tried[k] if cost[k] <= CLEARLY * cost[0] else tried[0]
         if rivals:
             best.log["rivals"] = [{"label": one.log["favourite"], "units": one.units} for one in tried]
         return best
