@@ -133,10 +133,15 @@ def test_the_prose_is_true_of_the_shipped_demos() -> None:
     assert max(value("badnets.rnp.chosen.asr"), value("badnets.activation.chosen.asr")) < 10
     assert abs(value("badnets.rnp.chosen.acc") - value("badnets.activation.chosen.acc")) < 1.5
     assert value("badnets.random.chosen.asr") > 90
-    assert value("sig.gallery.asr_after") > 70
+    assert value("sig.activation.chosen.asr") > 70
+    assert value("sig.activation.tamed.acc") < 85 < 90 < value("badnets.rnp.tamed.acc")
     shirt, shirt_top = 6, 0
-    assert (value("sig.rnp.log.favourite"), value("sig.spec.attack.params.target")) == (shirt, shirt_top)
-    assert value("sig.rnp.tamed.acc") < 50 < 90 < value("badnets.rnp.tamed.acc")
+    assert (value("sig.rnp.log.label.class"), value("sig.rnp.log.favourite")) == (shirt, shirt_top)
+    assert value("sig.spec.attack.params.target") == shirt_top
+    tried = demos.studies("demo:sig")["rnp"].result["log"]["rivals"]
+    assert [one["label"] for one in tried][:2] == [shirt, shirt_top]
+    assert tried[1]["units"] < 0.6 * tried[0]["units"]
+    assert value("sig.rnp.chosen.asr") < 5
 
 
 @pytest.mark.parametrize("lesson", EVERY.values(), ids=list(EVERY))
