@@ -34,11 +34,12 @@ unsoftened: that the suspect still gives its answer is asked for there, not how 
 Steps 2c and 2d are done in each round after the first, each time on what the masks left. A change of every image, like
 a trigger, reaches the backdoor from its input; the led weights reach it from within. At the end 2c is done once more,
 without masks: it is ``enough`` to cut as many units as it takes until that change calls up the label in at most
-``called`` of the images. Where unlearning brings several labels forward (``rival``), each is tried, and one that far
-fewer cut units take away replaces the favourite: a class's own features do not go with a few units, as a trigger's do
-(the thought of Neural Cleanse, Wang et al., S&P 2019: the label of the smallest trigger). This is our own departure
-from the paper (which recovers triggers from the unlearned model, too, but learns no masks on them); universal
-perturbations are Moosavi-Dezfooli et al., CVPR 2017, https://arxiv.org/abs/1610.08401. The README says what it gains.
+``called`` of the images. Where the unlearned model gives no label in half of its answers, each that unlearning brings
+forward (``rival``) is tried, and the one that the fewest cut units take away is the backdoor's: a class's own features
+do not go with a few units, as a trigger's do (the thought of Neural Cleanse, Wang et al., S&P 2019: the label of the
+smallest trigger). This is our own departure from the paper (which recovers triggers from the unlearned model, too, but
+learns no masks on them); universal perturbations are Moosavi-Dezfooli et al., CVPR 2017,
+https://arxiv.org/abs/1610.08401. The README says what it gains.
 
 ``unlearn_level`` and ``recover_level`` change the means, for comparison. A level brings its own way in both
 directions: at the neuron level every weight moves at ``unlearn_lr``, at the filter level one scale per filter at
@@ -70,8 +71,8 @@ from engine.spec import param
 from engine.train import batches, shift_and_flip, stage
 
 Level = Literal["neuron", "filter"]
-#: The favourite stands, as in the paper, unless a rival is taken away by this share of its units or fewer.
-CLEARLY = 2 / 3
+#: The favourite has no rivals if the unlearned model gives it in this share of all answers.
+CLEAR = 0.5
 
 
 @dataclass(frozen=True)
@@ -295,8 +296,8 @@ class RNP(Score):
     rival: float | None = param(
         None,
         label="Rivals",
-        help="Try labels, too, whose log-probability unlearning raises at least this share as much as any other's; one "
-        "that far fewer cut units take away counts. None: only the favourite, as published.",
+        help="Where no label is half of the answers, try those whose log-probability unlearning raises at least this "
+        "share as much as any other's; the one that the fewest cut units take away counts. None: only the favourite.",
         gt=0,
         le=1,
         step=0.05,
@@ -339,7 +340,7 @@ class RNP(Score):
         return Scores(1 - freed.mask, native=native, enough=freed.enough, unlearned=state, log=freed.log)
 
     def _free(self, model: nn.Module, found: Prepared, evidence: Evidence) -> Freed:
-        """Take the favourite away, or a rival that goes with clearly fewer units."""
+        """Take the label away; of several that it may be, the one that goes with the fewest units."""
         assert found.label is not None
         rivals = self.rivals(model, found, evidence)
         labels, tried = [found.label, *rivals], []
@@ -357,9 +358,7 @@ class RNP(Score):
                 enough, of_label["called"] = self.enough(model, part, label, 1 - mask)
                 count = None if enough is None else int((1 - mask >= enough).sum())
             tried.append(Freed(mask, enough, count, {**found.log, **of_label}))
-        cost = [len(one.mask) if one.units is None else one.units for one in tried]
-        k = min(range(len(tried)), key=cost.__getitem__)
-        best = tried[k] if cost[k] <= CLEARLY * cost[0] else tried[0]
+        best = min(tried, key=lambda one: len(one.mask) if one.units is None else one.units)
         if rivals:
             best.log["rivals"] = [{"label": one.log["favourite"], "units": one.units} for one in tried]
         return best
@@ -368,12 +367,14 @@ class RNP(Score):
         """The labels, at most two, that unlearning brings forward almost as much as any: ``rival`` says how much.
 
         Ascent drives what a class is confused with forward, too: of a backdoor that was poisoned with right labels the
-        most frequent answer may be the target's neighbour.
+        most frequent answer may be the target's neighbour. It is then far from the only one; a clear favourite stands.
         """
         if self.rival is None or found.model is None or evidence.favourite is not None:
             return []
         x, y = evidence.images.x, evidence.images.y
         before, after = (evidence.compute.logits(m, x).float().log_softmax(1) for m in (model, found.model))
+        if float((after.argmax(1) == found.label).float().mean()) >= CLEAR:
+            return []
         classes = range(after.shape[1])
         rise = torch.stack([(after - before)[y != label, label].mean() for label in classes]).nan_to_num(-torch.inf)
         near = [int(c) for c in rise.argsort(descending=True) if 0 < self.rival * rise.max() <= rise[c]]

@@ -95,6 +95,11 @@ def test_the_label_is_the_one_that_the_fewest_cut_units_take_away(
     assert tried[label] is not None
     assert tried[other] is None or tried[label] < tried[other]
     assert found.enough is not None
+    # A favourite that is half of all answers stands, and has no rivals.
+    monkeypatch.setattr("engine.scores.rnp.CLEAR", 0.0)
+    clear = RNP.build(settings, rival=0.5)(planted.model, given).log
+    assert clear["favourite"] == other
+    assert "rivals" not in clear
     # Later scores of the same model are told the label and try no others.
     told = replace(given, values_only=True, favourite=label)
     assert "rivals" not in RNP.build(settings, rival=0.5)(planted.model, told).log
