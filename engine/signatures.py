@@ -95,8 +95,15 @@ def _unlearned(log: Mapping[str, Any]) -> list[Sign]:
     share = (log.get("label") or {}).get("share")
     if share is not None and share < SHARED:
         text = f"The unlearned model's answers name no class: the most frequent one has {_percent(share)}."
+        if tried := log.get("rivals"):
+            goes = ", ".join(f"{one['label']} goes with {_units(one['units'])}" for one in tried)
+            text += f" So several were tried: class {goes}; the masks are against {log['favourite']}."
         found.append(_sign("no-shared-label", text))
     return found
+
+
+def _units(count: int | None) -> str:
+    return "no cut" if count is None else f"{count:,} units"
 
 
 def _cuts(result: Mapping[str, Any]) -> bool:

@@ -369,16 +369,17 @@ class RNP(Score):
         Ascent drives what a class is confused with forward, too: of a backdoor that was poisoned with right labels the
         most frequent answer may be the target's neighbour. It is then far from the only one; a clear favourite stands.
         """
-        if self.rival is None or found.model is None or evidence.favourite is not None:
+        favourite = found.label
+        if self.rival is None or favourite is None or found.model is None or evidence.favourite is not None:
             return []
         x, y = evidence.images.x, evidence.images.y
         before, after = (evidence.compute.logits(m, x).float().log_softmax(1) for m in (model, found.model))
-        if float((after.argmax(1) == found.label).float().mean()) >= CLEAR:
+        if float((after.argmax(1) == favourite).float().mean()) >= CLEAR:
             return []
         classes = range(after.shape[1])
         rise = torch.stack([(after - before)[y != label, label].mean() for label in classes]).nan_to_num(-torch.inf)
         near = [int(c) for c in rise.argsort(descending=True) if 0 < self.rival * rise.max() <= rise[c]]
-        return [c for c in near if c != found.label][:2]
+        return [c for c in near if c != favourite][:2]
 
     def prepare(self, model: nn.Module, evidence: Evidence) -> Prepared:
         """Everything before the masks: unlearn, name the label, make what masks are learned on."""

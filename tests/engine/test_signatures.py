@@ -53,6 +53,15 @@ def test_a_good_or_an_old_record_raises_none(result: dict[str, Any]) -> None:
     assert codes(result) == []
 
 
+def test_labels_that_were_tried_are_told_with_what_each_takes() -> None:
+    tried = [{"label": 6, "units": None}, {"label": 0, "units": 1330}]
+    log = {"label": {"class": 6, "share": 0.28}, "favourite": 0, "rivals": tried}
+    (sign,) = warnings_of(SPEC, {**GOOD, "log": log})
+    assert sign["text"].endswith(
+        "So several were tried: class 6 goes with no cut, 0 goes with 1,330 units; the masks are against 0."
+    )
+
+
 def test_of_a_sweep_the_chosen_cut_is_judged() -> None:
     chosen = {"policy": "tolerance", "pruned": 120, "acc": 0.8, "asr": 0.9}
     swept = {"points": [{"pruned": 0, "acc": 0.93, "asr": 0.99}], "chosen": chosen, "units": 2400, "heldout": []}
