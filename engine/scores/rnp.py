@@ -89,12 +89,16 @@ class Prepared:
 @dataclass(frozen=True)
 class Freed:
     """What it took to take a label away: masks (U,) in [0, 1] (nan: never cut), the suspicion from which on it is
-    ``enough`` to cut, how many ``units`` that are (None where no cut is enough, or nobody asked), and the log."""
+    ``enough`` to cut (None where no cut is, or nobody asked), and the log."""
 
     mask: Tensor
     enough: float | None
-    units: int | None
     log: dict[str, Any]
+
+    @property
+    def units(self) -> int | None:
+        """How many are cut where it is enough."""
+        return None if self.enough is None else int((1 - self.mask >= self.enough).sum())
 
 
 class _Seen:
@@ -333,7 +337,7 @@ class RNP(Score):
         else:
             mask, recovery = self.recover(found.ground, evidence, found.label)
             mask[: self._first(model)] = torch.nan
-            freed = Freed(mask, None, None, {**found.log, "recover": recovery})
+            freed = Freed(mask, None, {**found.log, "recover": recovery})
         native = 0.3 if self.recover_level == "filter" else None  # no paper names one for other masks
         kept = found.model.state_dict().items() if found.model is not None else ()
         state = {key: value.detach().cpu().clone() for key, value in kept} or None
@@ -353,11 +357,10 @@ class RNP(Score):
             mask, recovery, perturb = self.recover_label(model, ground, part, label)
             mask[: self._first(model)] = torch.nan
             of_label = {"favourite": label, "lead": log, "recover": recovery, "perturb": perturb}
-            enough = count = None
+            enough = None
             if rivals or not evidence.values_only:
                 enough, of_label["called"] = self.enough(model, part, label, 1 - mask)
-                count = None if enough is None else int((1 - mask >= enough).sum())
-            tried.append(Freed(mask, enough, count, {**found.log, **of_label}))
+            tried.append(Freed(mask, enough, {**found.log, **of_label}))
         best = min(tried, key=lambda one: len(one.mask) if one.units is None else one.units)
         if rivals:
             best.log["rivals"] = [{"label": one.log["favourite"], "units": one.units} for one in tried]
