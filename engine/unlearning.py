@@ -23,9 +23,10 @@ from engine.scores.rnp import RNP
 @dataclass(frozen=True)
 class Forgotten:
     """What RNP had under some settings before it learned masks: the unlearned model, the ``ground`` that masks are
-    learned on, and a row a pass of the unlearning."""
+    learned on, led to the ``label`` where one was told, and a row a pass of the unlearning."""
 
     settings: str
+    label: int | None
     model: nn.Module
     ground: nn.Module
     log: list[dict[str, float]]
@@ -44,15 +45,19 @@ def unlearned_of(warm: _Warm, study: Run | None, compute: Compute) -> Iterator[A
     rnp = _settings(warm, study)
     # The masks that a study learned are against the label that it settled on, which need not be the favourite.
     label = study.result.get("log", {}).get("favourite") if study is not None else None
-    settings = f"{rnp.model_dump_json()} {label}"
-    while getattr(warm.extra.get("unlearned"), "settings", None) != settings:
-        thread, told = warm.extra.get("unlearning") or _begin(warm, rnp, label, settings, compute)
+    while not _serves(warm.extra.get("unlearned"), rnp, label):
+        thread, told = warm.extra.get("unlearning") or _begin(warm, rnp, label, compute)
         while thread.is_alive():
             yield _working(told["what"], told["share"])
             thread.join(0.25)
         warm.extra.pop("unlearning", None)
         if "error" in told:
             raise told["error"]
+
+
+def _serves(found: Forgotten | None, rnp: RNP, label: int | None) -> bool:
+    """Without a study only the unlearned model is looked at, and that is the same for every label."""
+    return found is not None and found.settings == rnp.model_dump_json() and label in (None, found.label)
 
 
 def _settings(warm: _Warm, study: Run | None) -> RNP:
@@ -64,9 +69,7 @@ def _settings(warm: _Warm, study: Run | None) -> RNP:
     return rnp
 
 
-def _begin(
-    warm: _Warm, rnp: RNP, label: int | None, settings: str, compute: Compute
-) -> tuple[threading.Thread, dict[str, Any]]:
+def _begin(warm: _Warm, rnp: RNP, label: int | None, compute: Compute) -> tuple[threading.Thread, dict[str, Any]]:
     start = copy.deepcopy(warm.suspect.model)  # here, where nothing is masked
     told: dict[str, Any] = {"what": "unlearning the clean pictures", "share": 0.0}
 
@@ -78,7 +81,9 @@ def _begin(
             found = rnp.prepare(start, Evidence(warm.defense, 0, compute, progress=progress, favourite=label))
             assert found.model is not None
             log = found.log["unlearn"]
-            warm.extra["unlearned"] = Forgotten(settings, found.model.eval(), found.ground.eval(), log)
+            warm.extra["unlearned"] = Forgotten(
+                rnp.model_dump_json(), label, found.model.eval(), found.ground.eval(), log
+            )
         except Exception as error:  # told to whoever asks, in the thread that answers
             told["error"] = error
 
