@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.data.base import Images
 from engine.models.masking import apply_cut
@@ -25,7 +26,8 @@ parameters (by ``backward``) and returns loss and logits (N, classes)."""
 class Tuning(Spec):
     """How a repair descends; the defaults are those of BackdoorBench's fine-tuning.
 
-    The schedule ``drop`` divides the rate by 10 after the first tenth of the epochs.
+    The schedule ``drop`` divides the rate by 10 after the first tenth of the epochs. A suspect's running statistics
+    were taken with poisoned images among the clean ones; beside those of clean images alone a trigger stands out.
     """
 
     epochs: int = param(100, label="Epochs", help="Passes over the clean images.", ge=1, le=1000, step=1)
@@ -38,6 +40,12 @@ class Tuning(Spec):
         "cosine", label="Schedule", help="Of the rate, over all epochs; drop: a tenth of it after a tenth of them."
     )
     optimizer: Literal["sgd", "adam"] = param("sgd", label="Optimizer", help="What takes the steps.")
+    statistics: Literal["batch", "kept"] = param(
+        "batch",
+        label="Statistics",
+        help="What batch normalisation divides by while it learns: those of each batch, which then become the model's "
+        "own, or kept: the suspect's.",
+    )
 
     def steps(self, parameters: list[nn.Parameter]) -> tuple[torch.optim.Optimizer, Schedule | None]:
         """What moves the parameters, and how its rate changes from epoch to epoch."""
@@ -84,6 +92,10 @@ def tune(
     """
     images, compute = images or evidence.images, evidence.compute
     model.train()
+    if how.statistics == "kept":
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer, schedule = how.steps(parameters)
     rng = rng or evidence.rng(name)

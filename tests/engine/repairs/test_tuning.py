@@ -41,6 +41,18 @@ def test_adams_first_step_is_the_rate_whatever_the_gradient() -> None:
         assert float(weight.detach()) == pytest.approx(-0.1, rel=1e-3)
 
 
+@pytest.mark.parametrize("statistics", ["batch", "kept"])
+def test_statistics_are_of_the_batches_or_the_suspects(statistics: str, planted: Planted, compute: Compute) -> None:
+    tuned = copy.deepcopy(planted.model).requires_grad_(True)
+    how = Tuning.build({"epochs": 1, "augment": False, "statistics": statistics})
+    tune(tuned, Evidence(planted.data.pool, 0, compute), how)
+    before, after = dict(planted.model.named_buffers()), dict(tuned.named_buffers())
+    running = [name for name in before if "running" in name]
+    assert running
+    assert all(torch.equal(before[name], after[name]) == (statistics == "kept") for name in running)
+    assert not torch.equal(next(iter(planted.model.parameters())), next(iter(tuned.parameters())))  # weights move
+
+
 def test_the_step_may_draw_from_the_generator_of_the_batches(planted: Planted, compute: Compute) -> None:
     evidence = Evidence(planted.data.pool, 0, compute)
     orders: list[list[Tensor]] = []
