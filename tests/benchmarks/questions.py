@@ -48,7 +48,7 @@ CLASSIC = (*RNP, "--preset", "classic", "--tolerance", "0.01")
 GRAD_PRUNE = ("--defense", "grad_prune", "--trigger", "true")
 GRADIENT = ("--defense", "unlearning_gradient", "--trigger", "true")
 JOINT = ("--defense", "joint", "--trigger", "true")
-FINE_PRUNING = ("--defense", "fine_pruning", "--preset", "quick")
+FINE_PRUNING = ("--defense", "fine_pruning", "--preset", "small")
 FINE_TUNING = ("--defense", "fine_tuning", "--preset", "quick")
 ANP = ("--defense", "anp")
 
