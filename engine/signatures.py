@@ -92,10 +92,11 @@ def _unlearned(log: Mapping[str, Any]) -> list[Sign]:
         last = f" ({_percent(rows[-1]['acc'])})" if rows else ""
         text = f"The unlearned model is still accurate{last}, so its scores say little: unlearn longer or faster."
         found.append(_sign("still-accurate", text))
-    share = (log.get("label") or {}).get("share")
-    if share is not None and share < SHARED:
-        text = f"The unlearned model's answers name no class: the most frequent one has {_percent(share)}."
-        if tried := log.get("rivals"):
+    share, tried = (log.get("label") or {}).get("share"), log.get("rivals")
+    if share is not None and (share < SHARED or tried):
+        names = "name no class" if share < SHARED else "leave it open which class the backdoor has"
+        text = f"The unlearned model's answers {names}: the most frequent one has {_percent(share)}."
+        if tried:
             goes = ", ".join(f"{one['label']} goes with {_units(one['units'])}" for one in tried)
             text += f" So several were tried: class {goes}; the masks are against {log['favourite']}."
         found.append(_sign("no-shared-label", text))

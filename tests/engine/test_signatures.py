@@ -53,10 +53,12 @@ def test_a_good_or_an_old_record_raises_none(result: dict[str, Any]) -> None:
     assert codes(result) == []
 
 
-def test_labels_that_were_tried_are_told_with_what_each_takes() -> None:
+@pytest.mark.parametrize(("share", "says"), [(0.28, "name no class"), (0.42, "leave it open which class")])
+def test_labels_that_were_tried_are_told_with_what_each_takes(share: float, says: str) -> None:
     tried = [{"label": 6, "units": None}, {"label": 0, "units": 1330}]
-    log = {"label": {"class": 6, "share": 0.28}, "favourite": 0, "rivals": tried}
+    log = {"label": {"class": 6, "share": share}, "favourite": 0, "rivals": tried}
     (sign,) = warnings_of(SPEC, {**GOOD, "log": log})
+    assert says in sign["text"]
     assert sign["text"].endswith(
         "So several were tried: class 6 goes with no cut, 0 goes with 1,330 units; the masks are against 0."
     )
