@@ -91,9 +91,11 @@ QUESTIONS: dict[str, Question] = {
     "reactivation": Question(
         "Re-activation",
         "Does a repaired model stay repaired?",
-        "A defense can leave a backdoor asleep. Tuning for five passes on five poisoned pictures shows how near "
-        "it still is. The control is a network trained from scratch: it never had the backdoor, and what it answers "
-        "afterwards it has learned from the five.",
+        "A defense can leave a backdoor asleep. Tuning for five passes on five poisoned among 1,000 clean pictures "
+        "shows how near it still is. Is it the five that wake it? Tuning also renews the running statistics of "
+        "normalisation, in which the poison was: so the same without the five, and with the statistics kept. The "
+        "control is a network trained from scratch: it never had the backdoor, and learns what it answers from the "
+        "five.",
         "first",
         control="Retraining",
     ),
@@ -274,7 +276,8 @@ def _against_first(question: Question, done: Sequence[Entry]) -> str:
             f"{points(-acc)} of accuracy"
         )
     parts += [
-        f"The control, {a.group}, goes from {percent(a.value('asr'))} to {percent(b.value('asr'))}" for a, b in controls
+        f"The control, {a.group}, goes from {percent(a.value('asr'))} to {percent(b.value('asr'))} {_say(b.label)}"
+        for a, b in controls
     ]
     return ". ".join(part[0].upper() + part[1:] for part in parts) + "." if parts else ""
 

@@ -273,7 +273,7 @@ def _detect(args: argparse.Namespace, progress: Progress) -> Json:
 def _retune(args: argparse.Namespace, progress: Progress) -> Json:
     from engine.retune import retune_run, run_retune
 
-    settings = {key: getattr(args, key) for key in ("images", "clean", "epochs", "lr", "seed")}
+    settings = {key: getattr(args, key) for key in ("images", "clean", "epochs", "lr", "statistics", "seed")}
     spec, defended = retune_run(args.run, **settings)
     return _row(run_retune(spec, defended, _compute(args), args.out, progress))
 
@@ -487,6 +487,9 @@ def parser() -> _Parser:
     retune.add_argument("--clean", type=int, default=1000, help="correctly labelled images beside them, at most")
     retune.add_argument("--epochs", type=int, default=5)
     retune.add_argument("--lr", type=float, default=0.01)
+    retune.add_argument(
+        "--statistics", choices=["batch", "kept"], default="batch", help="kept: normalisation stays as repaired"
+    )
     running(retune, settings=False)
 
     project = command("project", _project, "place pictures by the network's features, before and after a cut")

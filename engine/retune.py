@@ -8,7 +8,9 @@ bring the whole backdoor back. As in the paper's code, all weights are tuned by 
 no decay, no augmentation) on poisoned images among correctly labelled ones; units that the defense cut stay cut.
 
 Five images can also teach a trigger to a model that never had one. So the same images, in the same order, are given to
-the suspect's clean twin where there is one: only what returns beyond that is memory. Every image comes from the defense
+the suspect's clean twin where there is one: only what returns beyond that is memory. And it need not be the five that
+wake it: tuning renews the running statistics of normalisation, in which the suspect's poison was. With none of them, or
+with the statistics kept, it shows what does. Every image comes from the defense
 pool, from those that the defense did not draw. All of it needs the true trigger: an oracle's question.
 """
 
@@ -44,12 +46,17 @@ class RetuneRun(Spec):
     kind: Literal["retune"] = "retune"
     suspect: str
     run: str
-    images: int = param(5, label="Poisoned images", help="Images with the trigger and its label.", ge=1, step=1)
+    images: int = param(
+        5, label="Poisoned images", help="With the trigger and its label; 0: what clean ones alone do.", ge=0, step=1
+    )
     clean: int = param(
         1000, label="Clean images", help="Correctly labelled images beside them, at most.", ge=0, step=100
     )
     epochs: int = param(5, label="Epochs", help="Passes over all of them.", ge=1, le=100, step=1)
     lr: float = param(0.01, label="Rate", help="Step size of SGD.", gt=0, le=10)
+    statistics: Literal["batch", "kept"] = param(
+        "batch", label="Statistics", help="Of normalisation: renewed, or kept as the repair left them.", tacit=True
+    )
     seed: int = param(0, label="Seed", help="Which images, and in which order.", ge=0, step=1)
 
 
@@ -181,7 +188,8 @@ def tuned(
         return {}
 
     how = Tuning(
-        epochs=spec.epochs, lr=spec.lr, weight_decay=0, batch=128, augment=False, schedule="constant", optimizer="sgd"
-    )
+        epochs=spec.epochs, lr=spec.lr, weight_decay=0, batch=128, augment=False, schedule="constant", optimizer="sgd",
+        statistics=spec.statistics,
+    )  # fmt: skip
     tune(evidence.compute.model(model).requires_grad_(True), evidence, how, "retune", after=measure)
     return [{"epoch": epoch, **shares(one)} for epoch, one in enumerate(found)], found

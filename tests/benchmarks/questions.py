@@ -61,14 +61,15 @@ def _set(**settings: object) -> tuple[str, ...]:
 class Variant:
     """One row: what is compared within a ``group`` under a ``label``; ``words`` follow ``defend SUSPECT``.
 
-    ``suspect`` is a shipped model or one of :data:`MODELS`. ``retune``: the backdoor is woken again afterwards.
+    ``suspect`` is a shipped model or one of :data:`MODELS`. ``retune``: words of the retuning
+    afterwards, if any.
     """
 
     group: str
     label: str
     words: tuple[str, ...]
     suspect: str = "badnets"
-    retune: bool = False
+    retune: tuple[str, ...] | None = None
 
     @property
     def defense(self) -> str:
@@ -144,7 +145,11 @@ QUESTIONS: dict[str, list[Variant]] = {
             *_THREE, ("Fine-tuning", FINE_TUNING), ("FT-SAM", ("--defense", "ft_sam")),
             ("Retraining", ("--defense", "retrain", "--preset", "quick")),
         ]
-        for label, retune in (("repaired", False), ("retuned on 5 poisoned images", True))
+        for label, retune in (
+            ("repaired", None), ("retuned on 5 poisoned images", ()),
+            ("retuned on clean images alone", ("--images", "0")),
+            ("retuned on 5, statistics kept", ("--statistics", "kept")),
+        )
     ],
     "few": _each(
         [("RNP", RNP), ("Grad-Prune", GRAD_PRUNE)],
@@ -189,7 +194,9 @@ def holds(variant: Variant, units: int) -> str:
     """What is asked of a model of so many units, and what its preset holds, which its name does not say."""
     defense, words = DEFENSES[variant.defense], variant.words
     preset = words[words.index("--preset") + 1] if "--preset" in words else defense.preset_for(units)
-    return digest({"words": words, "preset": defense.presets[preset], "policy": defense.policy_settings(preset)})
+    also = {"retune": variant.retune} if variant.retune else {}
+    policy = defense.policy_settings(preset)
+    return digest({"words": words, "preset": defense.presets[preset], "policy": policy} | also)
 
 
 def write(rows: dict[Key, dict[str, Any]]) -> None:
@@ -245,7 +252,7 @@ def measure(key: Key, variant: Variant) -> dict[str, Any]:
         found |= {"suspect": suspect, "command": command(variant, suspect), **row(run)}
         return {
             **found,
-            **(retuned(run) if variant.retune else {}),
+            **({} if variant.retune is None else retuned(run, variant.retune)),
             "of": open_suspect(suspect).id,
             "holds": holds(variant, run.result["units"]),
         }
@@ -259,12 +266,12 @@ def row(run: Run) -> dict[str, Any]:
     return defenses.figures(run, _TAKEN) | ({} if forgot is None else {"forgot": forgot})
 
 
-def retuned(run: Run) -> dict[str, Any]:
-    """What the ``retune`` command finds after 5 epochs on 5 poisoned images, in place of what the repair left.
+def retuned(run: Run, words: Sequence[str] = ()) -> dict[str, Any]:
+    """What the ``retune`` command finds after 5 epochs, in place of what the repair left.
 
     The loss is against the suspect. Its interval and DER are the repair's, not retuning's: there are none.
     """
-    found = _engine("retune", f"{BY_ID}{run.id}")
+    found = _engine("retune", f"{BY_ID}{run.id}", *words)
     last = found["epochs"][-1]
     after = {f"{name}_after": last[name] for name in ("acc", "asr", "ra")}
     after |= {"intervals_after": last["intervals"], "n_after": last["n"], "oracle": True}

@@ -123,7 +123,7 @@ def test_it_refuses_what_cannot_be(made: Path, capsys: pytest.CaptureFixture[str
     assert "known trigger" in refusal(capsys, "retune", str(made / "twin-cut"))
     assert "at most as many images" in refusal(capsys, "retune", cut, "--images", "1000")
     assert "at least two images" in refusal(capsys, "retune", cut, "--images", "1", "--clean", "0")
-    assert "expected images to be" in refusal(capsys, "retune", cut, "--images", "0")
+    assert "expected images to be" in refusal(capsys, "retune", cut, "--images", "-1")
     assert sorted(made.iterdir()) == before
 
 
