@@ -366,11 +366,14 @@ def weights_of(name: str) -> str:
     return str(demos.open_suspect(name).manifest["files"].get("model.safetensors", {}).get("sha256", ""))
 
 
-def retuned(run: str) -> dict[str, Any] | None:
-    """The result of the newest retuning of a defense's model, given the id of its run; an oracle's, all of it."""
+def retuned(run: str, way: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The result of the newest retuning of a defense's model, given the id of its run and one of the engine's
+    :data:`WAYS`; an oracle's, all of it.
+    """
+    usual = {"images": 5, "statistics": "batch"}
     for found in runs_of("retune"):
         spec, result = documents(found)
-        if spec.get("run") == run:
+        if spec.get("run") == run and {**usual, **way}.items() <= {**usual, **spec}.items():
             return result
     return None
 

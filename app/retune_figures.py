@@ -71,6 +71,10 @@ def sentence(result: Mapping[str, Any]) -> str:
     n, rows, twin = int(result["images"]), result["epochs"], result.get("twin")
     first, last = rows[0]["asr"], rows[-1]["asr"]
     who = f"{count(n)} poisoned {'picture' if n == 1 else 'pictures'}"
+    if not n:
+        who = f"{count(result['clean'])} clean pictures alone"
+    elif result.get("statistics") == "kept":
+        who += ", with the normalisation's statistics kept,"
     if percent(first) == percent(last):
         text = f"{who} leave{'s' if n == 1 else ''} ASR at {percent(last)}"
     else:
@@ -96,6 +100,8 @@ def flat(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _pictures(result: Mapping[str, Any]) -> str:
     clean = int(result.get("clean") or 0)
+    if not result["images"]:
+        return f"{count(clean)} clean pictures"
     poisoned = f"{count(result['images'])} poisoned"
     return f"{poisoned} and {count(clean)} clean pictures" if clean else f"{poisoned} pictures alone"
 

@@ -9,6 +9,7 @@ import streamlit as st
 from app import data, panels, retune_figures, signs, state
 from app.comparison import Row
 from app.panels import Frame
+from engine.retune_ways import WAYS, words
 from engine.runs.store import BY_ID
 
 
@@ -43,7 +44,12 @@ def section(frame: Frame, rows: Sequence[Row], label: Mapping[str, str]) -> None
 def offer(frame: Frame, run: str, name: str) -> None:
     """What retuning the model of a ``defend`` run brought back, or a button that finds out; for those who may see."""
     assert frame.seen
-    found = data.retuned(run)
+    way = st.segmented_control(
+        "Tuned", list(WAYS), default=next(iter(WAYS)), required=True, key=f"retune-{run}-way",
+        help="Tuning renews what normalisation divides by, and the suspect's statistics hold poison: so the five "
+        "pictures may not be what wakes a backdoor.",
+    )  # fmt: skip
+    found = data.retuned(run, WAYS[way])
     if found is not None:
         panels.chart(retune_figures.retuning(found, frame.theme), f"retune-{run}", lines=1)
         control = (
@@ -51,19 +57,22 @@ def offer(frame: Frame, run: str, name: str) -> None:
             if found.get("twin")
             else "There is no clean twin to compare with, so this may be new and not hidden."
         )
+        poisoned = "; the poisoned ones carry the true trigger and the attacker's label" if found["images"] else ""
         panels.note(
-            "Oracle \u25c7. The pictures are some that the defense did not draw; the poisoned ones carry the true "
-            f"trigger and the attacker's label. Units that were cut stay cut. {control} Bands are 95\u202f% intervals."
+            f"Oracle \u25c7. The pictures are some that the defense did not draw{poisoned}. "
+            f"Units that were cut stay cut. {control} Bands are 95\u202f% intervals."
         )
         return
+    among = "1,000 clean pictures" if WAYS[way].get("images") == 0 else "5 poisoned pictures among 1,000 clean ones"
+    kept = ", with the statistics of normalisation as the repair left them," if "statistics" in WAYS[way] else ""
     panels.note(
-        "A defense may only hide a backdoor. This tunes its model, and the clean twin beside it, for 5 epochs on 5 "
-        "poisoned pictures among 1,000 clean ones and measures after each epoch; expect some minutes."
+        "A defense may only hide a backdoor. This tunes its model, and the clean twin beside it, for 5 epochs on "
+        f"{among}{kept} and measures after each epoch; expect some minutes."
     )
-    argv = ["retune", f"{BY_ID}{run}"]
-    going = any(list(job.argv[:2]) == argv and not status.ended for job, status in panels.live_jobs())
+    argv = ["retune", f"{BY_ID}{run}", *words(way)]
+    going = any(list(job.argv) == argv and not status.ended for job, status in panels.live_jobs())
     st.button(
         "Under way" if going else "Retune it", key=f"retune-{run}-go", icon=":material/restart_alt:", disabled=going,
-        on_click=panels.submit, args=(argv, f"Retuning {name} on {frame.suspect.title}"),
-        help="Five poisoned pictures: does the attack return? The sidebar shows how far it is.",
+        on_click=panels.submit, args=(argv, f"Retuning {name} of {frame.suspect.title} {way}"),
+        help="Does the attack return? The sidebar shows how far it is.",
     )  # fmt: skip

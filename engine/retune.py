@@ -150,6 +150,7 @@ def run_retune(
             "oracle": True,
             "images": poisoned,
             "clean": len(images) - poisoned,
+            "statistics": spec.statistics,
             "classes": list(suspect.data.classes),
             **{f"{m}_before": rows[0][m] for m in ("acc", "asr", "ra")},
             **{f"{m}_after": rows[-1][m] for m in ("acc", "asr", "ra")},

@@ -24,6 +24,7 @@ from typing import Any
 from engine.defenses import DEFENSES
 from engine.demos import PREFIX, open_suspect
 from engine.paths import ASSETS, ROOT
+from engine.retune_ways import WAYS, words
 from engine.runs.files import write_atomic
 from engine.runs.store import BY_ID, Run, open_run
 from engine.spec import digest
@@ -140,16 +141,12 @@ QUESTIONS: dict[str, list[Variant]] = {
         )
     ],
     "reactivation": [
-        Variant(title, label, words, retune=retune)
-        for title, words in [
+        Variant(title, label, how, retune=retune)
+        for title, how in [
             *_THREE, ("Fine-tuning", FINE_TUNING), ("FT-SAM", ("--defense", "ft_sam")),
             ("Retraining", ("--defense", "retrain", "--preset", "quick")),
         ]
-        for label, retune in (
-            ("repaired", None), ("retuned on 5 poisoned images", ()),
-            ("retuned on clean images alone", ("--images", "0")),
-            ("retuned on 5, statistics kept", ("--statistics", "kept")),
-        )
+        for label, retune in (("repaired", None), *((f"retuned {way}", tuple(words(way))) for way in WAYS))
     ],
     "few": _each(
         [("RNP", RNP), ("Grad-Prune", GRAD_PRUNE)],
@@ -266,12 +263,12 @@ def row(run: Run) -> dict[str, Any]:
     return defenses.figures(run, _TAKEN) | ({} if forgot is None else {"forgot": forgot})
 
 
-def retuned(run: Run, words: Sequence[str] = ()) -> dict[str, Any]:
+def retuned(run: Run, given: Sequence[str] = ()) -> dict[str, Any]:
     """What the ``retune`` command finds after 5 epochs, in place of what the repair left.
 
     The loss is against the suspect. Its interval and DER are the repair's, not retuning's: there are none.
     """
-    found = _engine("retune", f"{BY_ID}{run.id}", *words)
+    found = _engine("retune", f"{BY_ID}{run.id}", *given)
     last = found["epochs"][-1]
     after = {f"{name}_after": last[name] for name in ("acc", "asr", "ra")}
     after |= {"intervals_after": last["intervals"], "n_after": last["n"], "oracle": True}
