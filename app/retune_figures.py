@@ -73,7 +73,7 @@ def sentence(result: Mapping[str, Any]) -> str:
     who = f"{count(n)} poisoned {'picture' if n == 1 else 'pictures'}"
     if not n:
         who = f"{count(result['clean'])} clean pictures alone"
-    elif result.get("statistics") == "kept":
+    if result.get("statistics") == "kept":
         who += ", with the normalisation's statistics kept,"
     if percent(first) == percent(last):
         text = f"{who} leave{'s' if n == 1 else ''} ASR at {percent(last)}"

@@ -9,6 +9,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "on 5 poisoned images": {},
     "on clean images alone": {"images": 0},
     "on 5, statistics kept": {"statistics": "kept"},
+    "on clean alone, statistics kept": {"images": 0, "statistics": "kept"},
 }
 
 

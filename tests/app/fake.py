@@ -311,7 +311,15 @@ def retuned(before: Figures, asrs: tuple[float, ...], twin: tuple[float, ...] | 
 
 def write_retuning(folder: Path, suspect: str, defended: str, found: dict[str, Any]) -> None:
     """A finished ``retune`` run of what :func:`retuned` found, of the ``defend`` run with this id."""
-    spec = {"kind": "retune", "suspect": suspect, "run": defended, "images": 5, "clean": 1000, "epochs": 5, "seed": 0}
+    spec = {
+        "kind": "retune",
+        "suspect": suspect,
+        "run": defended,
+        "images": found["images"],
+        "clean": 1000,
+        "epochs": 5,
+        "seed": 0,
+    }
     with new_run(spec, {"suspect": f"fake {suspect}"}, folder) as run:
         run.result = found
 

@@ -57,6 +57,23 @@ def test_without_a_return_or_a_twin_it_says_so(asrs: tuple[float, ...], start: s
     assert not [trace for trace in drawn.figure["data"] if "twin" in trace["name"]]
 
 
+@pytest.mark.parametrize(
+    ("more", "says", "axis"),
+    [
+        ({"images": 0}, "1,000 clean pictures alone bring ASR back", "Epochs on 1,000 clean pictures"),
+        (
+            {"statistics": "kept"},
+            "5 poisoned pictures, with the normalisation's statistics kept, bring ASR",
+            "5 poisoned",
+        ),
+    ],
+)
+def test_the_sentence_says_what_it_was_tuned_on(more: dict[str, Any], says: str, axis: str) -> None:
+    drawn = retune_figures.retuning({**fake.retuned(LOUD, BACK), **more}, palette.LIGHT)
+    assert drawn.title.startswith(says)
+    assert axis in drawn.figure["layout"]["xaxis"]["title"]["text"]
+
+
 def test_what_retuning_costs_is_said() -> None:
     found: dict[str, Any] = fake.retuned(LOUD, BACK)
     found["epochs"][-1]["acc"] = 0.5
@@ -113,6 +130,22 @@ def test_the_button_starts_a_job_and_the_chart_shows_what_came(open_page: Open, 
     at.run()
     assert "5 poisoned pictures bring ASR back from 5.0\u202f% to 61.6\u202f%" in words(at)
     assert not [button for button in at.button if button.key == f"retune-{run}-go"]
+
+
+def test_each_way_to_retune_has_its_own_job_and_its_own_result(open_page: Open, home: Path) -> None:
+    run = open_run(home / "runs" / "cut").id
+    fake.write_retuning(home / "runs" / "again", "demo:badnets", run, fake.retuned(LOUD, BACK, TWIN))
+    at = open_page("compare", role="oracle", defense="cut")
+    assert "5 poisoned pictures bring ASR back" in words(at)
+    at.segmented_control(key=f"retune-{run}-way").set_value("on clean images alone").run()
+    at.button(key=f"retune-{run}-go").click().run()
+    assert [job.argv for job in jobs.jobs()] == [("retune", f"run:{run}", "--images", "0")]
+    alone = {**fake.retuned(LOUD, BACK, TWIN), "images": 0}
+    fake.write_retuning(home / "runs" / "alone", "demo:badnets", run, alone)
+    at.run()
+    assert "1,000 clean pictures alone bring ASR back" in words(at)
+    at.segmented_control(key=f"retune-{run}-way").set_value("on 5, statistics kept").run()
+    assert at.button(key=f"retune-{run}-go").label == "Retune it"
 
 
 def test_a_model_without_a_trigger_has_nothing_to_retune_on(open_page: Open, home: Path) -> None:

@@ -17,6 +17,7 @@ from engine.metrics import TestSet
 from engine.models.base import Classifier
 from engine.models.neurons import no_units
 from engine.retune import RetuneRun, drawn, run_retune, tuned
+from engine.retune_ways import WAYS, words
 from engine.runs import jobs
 from engine.runs.store import open_run
 from engine.scores import Evidence
@@ -107,6 +108,19 @@ def test_the_command_measures_suspect_defense_and_twin(
     poisoned = pool.y[torch.isin(pool.ids, torch.from_numpy(used["poisoned"]))]
     assert (poisoned != 0).all()  # the target's own pictures need no trigger
     assert run(capsys, *command)["run"] == found["run"]
+
+
+def test_each_way_is_a_run_of_its_own(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["retune", str(made / "suspect-cut"), "--clean", "30", "--epochs", "1"]
+    usual, *others = [run(capsys, *command, *words(way)) for way in WAYS]
+    assert len({usual["run"], *(other["run"] for other in others)}) == len(WAYS)
+    assert "statistics" not in open_run(Path(usual["folder"])).spec  # as before there was a choice
+    alone, kept, neither = others
+    assert (alone["images"], alone["clean"]) == (0, 30)
+    assert len(open_run(Path(alone["folder"])).arrays("images")["poisoned"]) == 0
+    assert (kept["images"], kept["statistics"]) == (5, "kept")
+    assert kept["epochs"][1] != usual["epochs"][1]
+    assert (neither["images"], neither["statistics"]) == (0, "kept")
 
 
 def test_a_cut_by_hand_leaves_out_what_its_study_drew(made: Path, compute: Compute) -> None:
