@@ -62,6 +62,11 @@ def test_without_a_return_or_a_twin_it_says_so(asrs: tuple[float, ...], start: s
     [
         ({"images": 0}, "1,000 clean pictures alone bring ASR back", "Epochs on 1,000 clean pictures"),
         (
+            {"images": 0, "statistics": "kept"},
+            "1,000 clean pictures alone, with the normalisation's statistics kept,",
+            "Ep",
+        ),
+        (
             {"statistics": "kept"},
             "5 poisoned pictures, with the normalisation's statistics kept, bring ASR",
             "5 poisoned",
