@@ -275,10 +275,10 @@ def _against_first(question: Question, done: Sequence[Entry]) -> str:
             f"{_say(label)} against {_say(first)}: {counted}; the median changes are {points(asr)} points of ASR and "
             f"{points(-acc)} of accuracy"
         )
-    parts += [
-        f"The control, {a.group}, goes from {percent(a.value('asr'))} to {percent(b.value('asr'))} {_say(b.label)}"
-        for a, b in controls
-    ]
+    if controls:
+        before, most = controls[0][0], max((after for _, after in controls), key=lambda one: one.value("asr"))
+        text = f"The control, {before.group}, goes from {percent(before.value('asr'))} to {percent(most.value('asr'))}"
+        parts.append(f"{text} at most" if len(controls) > 1 else text)
     return ". ".join(part[0].upper() + part[1:] for part in parts) + "." if parts else ""
 
 

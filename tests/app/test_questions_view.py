@@ -108,9 +108,10 @@ def test_a_control_is_told_apart_from_what_is_compared() -> None:
     question = Question("T", "Title?", "Known.", "first", control="None")
     assert questions.answer(question, entries(*rows)) == (
         "“new” against “plain”: less of the backdoor is left for 0 of 1 defenses, more for 1; the median "
-        "changes are +80.0 points of ASR and 0.0 of accuracy. The control, None, goes from 2.0\u202f% to 1.0\u202f% "
-        "“new”."
+        "changes are +80.0 points of ASR and 0.0 of accuracy. The control, None, goes from 2.0\u202f% to 1.0\u202f%."
     )
+    rows.append(raw("newer", 0.03, group="None"))
+    assert questions.answer(question, entries(*rows)).endswith("None, goes from 2.0\u202f% to 3.0\u202f% at most.")
     measured = {one.group for name in QUESTIONS for one in program.QUESTIONS[name]}
     assert {one.control for one in QUESTIONS.values() if one.control} <= measured
 
