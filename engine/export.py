@@ -183,6 +183,11 @@ def card(run: Run, facts: dict[str, Any]) -> str:
             f"(mode `{result['mode']}`, score `{result['score']}`, policy `{result['policy']}`"
             f"{', **oracle**: attack success was in view' if result['oracle'] else ''})."
         )
+        # Measured by ``retune --images 0``.
+        how += (
+            "\n\n**Measure it again after any tuning.** Even clean images alone renew the running statistics of its "
+            "normalisation, and that can wake a backdoor that a cut had covered."
+        )
     else:
         table = ["| on test images | |", "| --- | --- |"] + [f"| {t} | {_percent(result[k])} |" for t, k in rows]
         how = "This is the suspect itself. **It may hold a backdoor; do not deploy it.**"

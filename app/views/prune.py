@@ -559,7 +559,8 @@ def _downloads(frame: Frame, record: Mapping[str, Any], value: Mapping[str, Any]
         st.download_button(
             "Repaired model", model, f"unmask-{stem}.zip", "application/zip", key="download-model",
             icon=":material/download:", type="primary", on_click="ignore",
-            help="Weights as safetensors, a model card, and the architecture as plain Python.",
+            help="Weights as safetensors, a model card, and the architecture as plain Python. Tuning it further, even "
+            "on clean pictures, may wake what the cut covered: measure it again.",
         )  # fmt: skip
         st.download_button(
             "Record (JSON)", text, f"unmask-{stem}.json", "application/json", key="download-record",

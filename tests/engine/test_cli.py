@@ -114,7 +114,9 @@ def test_export_loads_in_plain_torch(suspect: Path, tmp_path: Path, capsys: pyte
     found = run(capsys, "export", str(out), "--format", "safetensors", "--out", str(path))
     assert {Path(file).name for file in found["files"]} == {"model.safetensors", "model.md", "resnet.py"}
     # The card's own lines, run in the folder of the export, where no engine can be found.
-    code = path.with_suffix(".md").read_text().split("```python\n")[1].split("```")[0]
+    card = path.with_suffix(".md").read_text()
+    assert "Measure it again after any tuning" in card
+    code = card.split("```python\n")[1].split("```")[0]
     images = torch.rand(4, 1, 12, 12)
     safetensors.torch.save_file({"x": images}, tmp_path / "export" / "images.safetensors")
     code += "\nprint(predict(safetensors.torch.load_file('images.safetensors')['x']).tolist())\n"
