@@ -46,8 +46,8 @@ def offer(frame: Frame, run: str, name: str) -> None:
     assert frame.seen
     way = st.segmented_control(
         "Tuned", list(WAYS), default=next(iter(WAYS)), required=True, key=f"retune-{run}-way",
-        help="Tuning renews what normalisation divides by, and the suspect's statistics hold poison: so the five "
-        "pictures may not be what wakes a backdoor.",
+        help="The five pictures may not be what wakes a backdoor: clean ones alone may do it, and so may the "
+        "statistics of normalisation, which held poison and which tuning renews.",
     )  # fmt: skip
     found = data.retuned(run, WAYS[way])
     if found is not None:
