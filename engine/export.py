@@ -185,8 +185,8 @@ def card(run: Run, facts: dict[str, Any]) -> str:
         )
         # Measured by ``retune --images 0``.
         how += (
-            "\n\n**Measure it again after any tuning.** Even a few passes over clean images alone can wake a backdoor that "
-            "a cut or a repair had only covered."
+            "\n\n**Measure it again after any tuning.** Even a few passes over clean images alone can wake a backdoor "
+            "that a cut or a repair had only covered."
         )
     else:
         table = ["| on test images | |", "| --- | --- |"] + [f"| {t} | {_percent(result[k])} |" for t, k in rows]

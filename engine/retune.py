@@ -10,8 +10,8 @@ no decay, no augmentation) on poisoned images among correctly labelled ones; uni
 Five images can also teach a trigger to a model that never had one. So the same images, in the same order, are given to
 the suspect's clean twin where there is one: only what returns beyond that is memory. And it need not be the five that
 wake it: tuning on clean images alone may, and so may running statistics of normalisation that are renewed without the
-suspect's poison. With none of the five, or with the statistics kept, it shows what does. Every image comes from the defense
-pool, from those that the defense did not draw. All of it needs the true trigger: an oracle's question.
+suspect's poison. With none of the five, or with the statistics kept, it shows what does. Every image comes from the
+defense pool, from those that the defense did not draw. All of it needs the true trigger: an oracle's question.
 """
 
 from __future__ import annotations
