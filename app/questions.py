@@ -255,6 +255,7 @@ def _against_first(question: Question, done: Sequence[Entry]) -> str:
     firsts = {group: those[0].label for group, those in groups(done).items()}
     first = statistics.mode(firsts.values())
     later = dict.fromkeys(one.label for one in done if one.label != first)
+    brief = len(later) > 2
     parts: list[str] = []
     controls: list[tuple[Entry, Entry]] = []
     for label in later:
@@ -270,11 +271,19 @@ def _against_first(question: Question, done: Sequence[Entry]) -> str:
         less = sum(b.value("asr") < a.value("asr") for a, b in apart)
         asr = statistics.median(b.value("asr") - a.value("asr") for a, b in pairs)
         acc = statistics.median(b.value("acc_drop") - a.value("acc_drop") for a, b in pairs)
-        counted = f"less of the backdoor is left for {less} of {len(pairs)} {question.of}, more for {len(apart) - less}"
+        more = len(apart) - less
+        if brief:
+            parts.append(
+                f"{_say(label)}: {points(asr)} points, more is left for {more} of {len(pairs)} and less for {less}"
+            )
+            continue
+        counted = f"less of the backdoor is left for {less} of {len(pairs)} {question.of}, more for {more}"
         parts.append(
             f"{_say(label)} against {_say(first)}: {counted}; the median changes are {points(asr)} points of ASR and "
             f"{points(-acc)} of accuracy"
         )
+    if brief and parts:
+        parts = [f"Median changes of ASR over the {question.of}, against {_say(first)}. {'; '.join(parts)}"]
     if controls:
         before, most = controls[0][0], max((after for _, after in controls), key=lambda one: one.value("asr"))
         text = f"The control, {before.group}, goes from {percent(before.value('asr'))} to {percent(most.value('asr'))}"

@@ -100,6 +100,16 @@ def test_later_variants_are_told_against_the_first_and_only_beyond_their_interva
     )
 
 
+def test_more_than_two_variants_are_told_briefly() -> None:
+    shares = {"plain": (0.1, 0.2), "a": (0.9, 0.8), "b": (0.1, 0.05), "c": (0.2, 0.3)}
+    rows = [raw(label, share, group=g) for label, pair in shares.items() for g, share in zip("AB", pair, strict=True)]
+    assert questions.answer(FIRST, entries(*rows)) == (
+        "Median changes of ASR over the defenses, against “plain”. “a”: +70.0 points, more is left for 2 of 2 and less "
+        "for 0; “b”: −7.5 points, more is left for 0 of 2 and less for 1; “c”: +10.0 points, more is left for 2 of 2 "
+        "and less for 0."
+    )
+
+
 def test_a_control_is_told_apart_from_what_is_compared() -> None:
     rows = [
         raw("plain", 0.1, group="A"), raw("new", 0.9, group="A"),
