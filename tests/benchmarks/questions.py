@@ -62,8 +62,8 @@ def _set(**settings: object) -> tuple[str, ...]:
 class Variant:
     """One row: what is compared within a ``group`` under a ``label``; ``words`` follow ``defend SUSPECT``.
 
-    ``suspect`` is a shipped model or one of :data:`MODELS`. ``retune``: words of the retuning
-    afterwards, if any.
+    ``suspect`` is a shipped model or one of :data:`MODELS`. ``retune``: words of the
+    retuning afterwards, if there is any.
     """
 
     group: str
