@@ -23,6 +23,7 @@ TORCH_FREE = (
     "engine.runs",
     "engine.explain.methods",
     "engine.pruning.cut",
+    "engine.retune_ways",
     "engine.signatures",
     "engine.intake.reader",
     "engine.intake.uploads",
