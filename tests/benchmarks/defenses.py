@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from engine.attacks import ATTACKS
@@ -147,7 +148,7 @@ def measure(key: Key) -> dict[str, Any]:
 def words(found: dict[str, Any]) -> str:
     if found["state"] != "done":
         return f"{found['state']} {found.get('reason', '')}"
-    name = "asr" if found.get("asr_after") is not None else "success"
+    name = _name(found)
     after = found.get(f"{name}_after")
     figures = f"loss {100 * found['acc_drop']:5.1f}  ACC {100 * found['acc_after']:5.1f}"
     if after is not None:
@@ -182,6 +183,11 @@ def markdown(rows: dict[Key, dict[str, Any]]) -> str:
     for attack in dict.fromkeys(TWELVE):
         cells = [cell(found(attack, *column)) for column in columns]
         lines.append(f"| {ATTACKS[attack].title} | {' | '.join(cells)} |")
+    heads = [DEFENSES[name].title + (", oracle" if "trigger" in DEFENSES[name].needs else "") for name in MAIN]
+    lines += ["", f"| three defense seeds | {' | '.join(heads)} |", "| --- |" + " --- |" * len(MAIN)]
+    lines += [
+        f"| {ATTACKS[a].title} | {' | '.join(over_seeds(rows, a, d) for d in MAIN)} |" for a in dict.fromkeys(TWELVE)
+    ]
     others = FIRST[1:]
     heads = ["defense of `badnets`", "loss, points", "ASR after", "RA after", "units cut", "time, s"]
     heads += [f"of `{name}`: loss / ASR" for name in others]
@@ -214,9 +220,26 @@ def markdown(rows: dict[Key, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def over_seeds(rows: dict[Key, dict[str, Any]], attack: str, defense: str) -> str:
+    """Median loss and median ASR after over the seeds, each with its highest, where all are measured."""
+    found = [rows.get(Key(attack, defense, SAMPLES[0], seed, preset(defense)), {}) for seed in SEEDS]
+    if any(row.get("state") == "failed" for row in found):
+        return "not possible"
+    if not all(row.get("state") == "done" for row in found):
+        return "pending"
+    lost = [100 * row["acc_drop"] for row in found]
+    left = [100 * row[f"{_name(row)}_after"] for row in found]
+    return f"{median(lost):.1f} (to {max(lost):.1f}) / {median(left):.1f} % (to {max(left):.1f})"
+
+
+def _name(row: dict[str, Any]) -> str:
+    """What the attack's success is called: on chosen images, which are few, it is no ASR."""
+    return "asr" if row.get("asr_after") is not None else "success"
+
+
 def _after(row: dict[str, Any]) -> str:
-    """ASR after with its interval, or success on chosen images, which are few."""
-    name = "asr" if row.get("asr_after") is not None else "success"
+    """ASR after with its interval, or success on chosen images."""
+    name = _name(row)
     low, high = (100 * end for end in row["intervals_after"][name])
     return f"{100 * row[f'{name}_after']:.1f} % [{low:.1f}, {high:.1f}]"
 

@@ -53,3 +53,13 @@ def test_the_readmes_tables() -> None:
     of_badnets = "| Reconstructive Neuron Pruning, small | 1.5 [1.0, 2.0] | 5.5 % [5.0, 6.0] | 86.8 % | 120 | 90 |"
     assert f"{of_badnets} pending | 1.5 / 5.5 % [5.0, 6.0] |" in printed
     assert "| Reconstructive Neuron Pruning | 2.5 / 1.1 % | 1.5 / 5.5 % |  |  |  |  |" in printed
+
+
+def test_seeds_are_told_by_median_and_highest() -> None:
+    keys = [Key("badnets", "rnp", 500, seed, "small") for seed in (0, 1, 2)]
+    rows = {key: {**done(key), "asr_after": asr} for key, asr in zip(keys, (0.05, 0.01, 0.3), strict=True)}
+    assert defenses.over_seeds(rows, "badnets", "rnp") == "1.5 (to 1.5) / 5.0 % (to 30.0)"
+    del rows[keys[2]]
+    assert defenses.over_seeds(rows, "badnets", "rnp") == "pending"
+    fc = Key("fc", "grad_prune", 500, 0, "small")
+    assert defenses.over_seeds({fc: {**defenses.blank(fc), "state": "failed"}}, "fc", "grad_prune") == "not possible"
