@@ -81,15 +81,17 @@ class Compute:
 
     @torch.inference_mode()
     def logits(self, model: nn.Module, x: Tensor, batch: int | None = None) -> Tensor:
-        """Outputs (N, classes) as float32 on the CPU, in evaluation mode; the model's mode is restored."""
-        was_training = model.training
+        """Outputs (N, classes) as float32 on the CPU, in evaluation mode; the mode of each module is restored."""
+        were_training = [module for module in model.modules() if module.training]
         model.eval()
         try:
             run = self.stages(model)
             with self.autocast():
                 parts = [through(run, self.images(part)).float().cpu() for part in x.split(batch or self.batch)]
         finally:
-            model.train(was_training)
+            # Not model.train(): parts of a model in training may be held in evaluation mode, as normalisation is.
+            for module in were_training:
+                module.training = True
         return torch.cat(parts)
 
     @property
